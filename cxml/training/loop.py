@@ -330,7 +330,7 @@ def _finite(norm: torch.Tensor | float | None) -> float | None:
     return float(norm) if norm is not None and math.isfinite(norm) else None
 
 
-_EVERY_STEPS = 10
+_EVERY_STEPS = 20
 
 
 class ReturnMemory(Callback):
@@ -341,6 +341,6 @@ class ReturnMemory(Callback):
     """
 
     def on_step_end(self, progress: Progress) -> None:
-        """Every 10 steps."""
+        """Every 20 steps."""
         if progress.step % _EVERY_STEPS == 0:
             return_freed_memory()

@@ -146,7 +146,7 @@ def are_at_work(process, folder):
 
 
 def assert_gone(processes):
-    _, alive = psutil.wait_procs(processes, timeout=60)
+    _, alive = psutil.wait_procs(processes, timeout=180)
     assert not alive
 
 
