@@ -11,7 +11,6 @@ precision that grows most.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
 from support.configs import config_of
+from support.train_records import train_records
 
-from cxml import storage
 from cxml.console import set_up_logging
 from cxml.pipeline import run
 
@@ -63,9 +62,7 @@ def memory_by_tenth(precision: str, steps: int, folder: Path, words: list[str]) 
     own = ["--train.precision", precision, "--train.steps", str(steps), "--output", str(folder / precision)]
     config = config_of("growth", [*words, *own, "--data.directory", str(folder / "data")])
     run(config)
-    lines = storage.read_bytes(storage.join(config.output, "metrics.jsonl")).splitlines()
-    records = [record for line in lines if (record := json.loads(line))["kind"] == "train"]
-    parts = np.array_split([record["memory_gib"] for record in records], TENTHS)
+    parts = np.array_split([record["memory_gib"] for record in train_records(config.output)], TENTHS)
     return np.array([part.mean() for part in parts])
 
 

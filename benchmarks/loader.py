@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
 from support.raw_texts import write_raw
+from support.train_records import train_records
 
 from cxml.config import config_from_dict
 from cxml.data import DatasetWriter, ShardedDataset
@@ -137,8 +138,7 @@ def data_wait(scratch: Path) -> float:
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "cxml.train", "--config", str(file)]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
-    records = [json.loads(line) for line in (scratch / "train" / "metrics.jsonl").read_text().splitlines()]
-    return statistics.mean(record["data_wait"] for record in records if record["kind"] == "train")
+    return statistics.mean(record["data_wait"] for record in train_records(str(scratch / "train")))
 
 
 def print_table(result: dict) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import shutil
@@ -42,8 +41,8 @@ from rich.table import Table
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from support.closing_line import print_closing_line
+from support.train_records import train_records
 
-from cxml import storage
 from cxml.checkpoint import checkpoints_url, list_checkpoints
 from cxml.config import (
     CheckpointConfig,
@@ -269,8 +268,7 @@ def family_members(labels: sparse.csr_matrix, family: int, rng: np.random.Genera
 
 def losses(config: Config, num_steps: int) -> tuple[float, float]:
     """Mean loss of the labels over the first and the last tenth of the steps; each step has one record."""
-    lines = storage.read_bytes(storage.join(config.output, "metrics.jsonl")).splitlines()
-    records = [record for line in lines if (record := json.loads(line))["kind"] == "train"]
+    records = train_records(config.output)
     assert [record["step"] for record in records] == list(range(1, num_steps + 1))
     by_step = [record["level_losses"][-1] for record in records]
     tenth = max(1, num_steps // 10)

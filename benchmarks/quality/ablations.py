@@ -13,7 +13,6 @@ JSON: P@1 as configured against that of the best variant.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from quality.compare import COLUMNS, QUICK  # noqa: E402
 from support.closing_line import print_closing_line  # noqa: E402
 from support.configs import config_of  # noqa: E402
+from support.train_records import train_records  # noqa: E402
 
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
@@ -130,8 +130,7 @@ def _scaled(base: Config, factor: float) -> list[int]:
 def result(config: Config) -> dict[str, Any]:
     """Metrics of a run, which is trained if it is not finished."""
     levels = run(config)["levels"]
-    lines = [json.loads(line) for line in Path(config.output, "metrics.jsonl").read_text().splitlines()]
-    seconds = [line for line in lines if line["kind"] == "train"][-1]["seconds"]
+    seconds = train_records(config.output)[-1]["seconds"]
     recall = levels[-2]["cluster_recall"] if len(levels) > 1 else 100.0
     return {**levels[-1], "cluster_recall": recall, "minutes": seconds / 60}
 

@@ -41,6 +41,7 @@ from support.closing_line import print_closing_line  # noqa: E402
 from support.configs import config_of  # noqa: E402
 from support.peers import LINEAR, PEERS_FOLDER, SCRIPTS, XR_TRANSFORMER, linear_command, peer_python  # noqa: E402
 from support.published import PUBLISHED  # noqa: E402
+from support.train_records import train_records  # noqa: E402
 
 from cxml.checkpoint import model_url  # noqa: E402
 from cxml.comparison import OWN, Comparison  # noqa: E402
@@ -150,8 +151,7 @@ def own(config: Config) -> dict[str, dict[str, Any]]:
     Prediction is timed on texts of the test split.
     """
     metrics = run(dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, top_k=(1, 3, 5))))
-    lines = [json.loads(line) for line in Path(config.output, "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["kind"] == "train"]
+    steps = train_records(config.output)
     predictor = Predictor.from_checkpoint(config.output)
     test = ShardedDataset(data_url(config), "test")
     texts = test.texts(np.arange(min(5000, len(test))))

@@ -13,7 +13,6 @@ of fp32.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from quality.held_out import METRICS, cells, metrics, parsed, parser_of
 from support.closing_line import print_closing_line
+from support.train_records import train_records
 
 
 def main() -> None:
@@ -42,8 +42,7 @@ def main() -> None:
 
 def minutes(folder: Path, seed: int) -> float:
     """Training time of a run in minutes."""
-    lines = (folder / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
-    return [record["seconds"] for line in lines if (record := json.loads(line))["kind"] == "train"][-1] / 60
+    return train_records(str(folder / f"seed-{seed}"))[-1]["seconds"] / 60
 
 
 def report(found: dict[tuple[str, str], np.ndarray]) -> None:

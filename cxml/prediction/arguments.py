@@ -180,8 +180,8 @@ def as_names_of_texts(labels: object, num_texts: int) -> list[list[str]]:
         num_texts: N.
 
     Raises:
-        ConfigError: it is not such a sequence, there are no texts, the numbers of texts and labels differ, or an item
-            is not a name or a list of names; names the item's position.
+        ConfigError: `labels` is not a flat sequence, has another number of items than N, or is empty.
+        ConfigError: an item is not a name or a list of names. The message gives the position of the item.
     """
     values = labels.tolist() if isinstance(labels, np.ndarray) else labels
     items = _items(values, "labels", f"{_NAMES_WANTED}.")

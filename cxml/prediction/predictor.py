@@ -232,7 +232,8 @@ class Predictor:
             P@k, RP@k, recall@k and nDCG@k in percent, by name.
 
         Raises:
-            ConfigError: the numbers of labels and texts differ, there are no texts, or an item or a k is invalid.
+            ConfigError: there are no texts, or `labels` has another number of items.
+            ConfigError: an item of `labels` or a cut-off is invalid.
         """
         cutoffs = arguments.as_cutoffs(ks)
         found = self.predict(texts, max(cutoffs))

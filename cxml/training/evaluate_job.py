@@ -108,9 +108,7 @@ def decide_run(config: Config) -> None:
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_main=ranks.is_first)
-        tree, validated = LabelTree.load(tree_url(config)), validated_run(config)
-        predict_texts = _predict_texts_by(validated, tree, run_evidence(validated, tree), ranks)
-        _choose_decisions(config, predict_texts, ranks)
+        _decide_by(validated_run(config), config, LabelTree.load(tree_url(config)), ranks)
 
 
 def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks: Ranks) -> Decisions:
@@ -122,12 +120,15 @@ def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks:
     if validated is config:
         return _choose_decisions(config, predict_texts, ranks)
     if has_model(model_url(validated)):
-        return _choose_decisions(
-            config, _predict_texts_by(validated, tree, run_evidence(validated, tree), ranks), ranks
-        )
+        return _decide_by(validated, config, tree, ranks)
     if ranks.is_first:
         _log.warning("%s is gone: thresholds and calibration stay as they were chosen there", validated.output)
     return read_run_decisions(config.output, model_identity(model_url(config)), tree.num_labels)
+
+
+def _decide_by(validated: Config, config: Config, tree: LabelTree, ranks: Ranks) -> Decisions:
+    """`_choose_decisions` for the run `config`, by the saved model of the run `validated`."""
+    return _choose_decisions(config, _predict_texts_by(validated, tree, run_evidence(validated, tree), ranks), ranks)
 
 
 def _predict_texts_by(config: Config, tree: LabelTree, evidence: Evidence | None, ranks: Ranks) -> PredictTexts:

@@ -288,6 +288,7 @@ class _Recorder:
                 callback.on_record(report)
 
     def report(self, step: int, epoch: float, lr_factor: float) -> StepReport:
+        """The means and rates since the last record; a collective call that begins the next window."""
         losses, tokens, computed_tokens, flops = self._sums()
         seconds = time.perf_counter() - self._began
         self._training_seconds += seconds
