@@ -72,12 +72,19 @@ def _export(command: ExportCommand) -> None:
         refuse_windows(predictor.parts.config, "--encoder-program", command.encoder_program)
     save = predictor.save_onnx if command.form == "onnx" else predictor.save_pretrained
     save(command.folder, rows=None if command.rows == "stored" else command.rows)
-    print(f"Exported to {urls.masked(command.folder)}")
+    print(f"Exported to {urls.masked(command.folder)}{_thresholds_of(predictor) if command.form == 'cxml' else ''}")
     if command.encoder_program:
         _export_encoder(predictor, command.encoder_program)
         print(f"Encoder exported to {urls.masked(command.encoder_program)}")
     if command.push_to:
         print(upload(command.folder, command.push_to))
+
+
+def _thresholds_of(predictor: Predictor) -> str:
+    names = ", ".join(predictor.parts.decisions.thresholds)
+    if names:
+        return f", with the thresholds {names}"
+    return ", without thresholds: they exist once a run with validation texts is evaluated, for unadjusted scores"
 
 
 def _export_encoder(predictor: Predictor, file: str) -> None:

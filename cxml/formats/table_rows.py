@@ -18,6 +18,7 @@ from cxml.formats.rows import CsvRows, read_objects
 _FIRST_OBJECTS = 1000
 _JSON_WANTED = "Write one list of objects, or an object per line."
 FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+JSON_FORMS = (".jsonl", ".ndjson", ".json")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # another one counts if it does not occur in the first line
 
 Row = Mapping[str, Any] | Problem

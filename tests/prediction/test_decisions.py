@@ -16,7 +16,7 @@ from support.small_runs import run_all
 import cxml
 from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.checkpoint import list_checkpoints
-from cxml.commands import predict
+from cxml.commands import export, predict
 from cxml.config import config_to_dict
 from cxml.data import ShardedDataset, data_url, read_label_table, train_texts, validation_texts
 from cxml.errors import ConfigError, DataError, StaleArtefactError
@@ -203,6 +203,15 @@ def test_an_exported_folder_decides_alike_and_some_labels_keep_their_thresholds(
             restricted.predict(lines_of, 9, threshold=name)[each] for each in range(len(lines_of))
         ):
             assert [label.name for label in found[row]] == [label.name for label in of_whole]
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [([], "with the thresholds micro-f1, macro-f1, precision"), (["--logit-adjustment", "0.1"], "without thresholds")],
+)
+def test_the_export_command_says_whether_the_folder_has_thresholds(decided, tmp_path, capsys, options, end):
+    assert export.main([decided[0].output, str(tmp_path / "exported"), *options]) == 0
+    assert f"exported, {end}" in capsys.readouterr().out
 
 
 def test_the_command_takes_thresholds_by_number_and_name(decided, lines_of, tmp_path, capsysbinary):

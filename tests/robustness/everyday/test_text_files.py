@@ -63,6 +63,16 @@ def test_ends_of_lines_do_not_matter_in_files_to_predict(tmp_path, form, ending)
     assert chunk.texts == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.txt", b""), ("t.jsonl", b""), ("t.jsonl", b"\n"), ("t.ndjson", b""), ("t.json", b"[]"), ("t.json", b""),
+     ("t.csv", b"text\n")],
+)  # fmt: skip
+def test_a_file_without_rows_to_predict_holds_no_texts(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert list(read_texts(TextSource(url=str(tmp_path / name)), 10)) == []
+
+
 @pytest.mark.parametrize("kind", LINES)
 def test_a_blank_line_between_rows_is_refused_with_its_line_or_skipped(tmp_path, kind):
     *before, last = LINES[kind]
