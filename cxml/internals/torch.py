@@ -21,6 +21,7 @@ NAMES = (
     "torch._dynamo.mark_static",
     "torch.UntypedStorage._cdata",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu",
+    "torch.ops.aten._softmax_backward_data",
     "torch.nn.Module:_modules",
     "torch.distributed.distributed_c10d._world.pg_map",
     "torch.distributed.distributed_c10d._set_pg_timeout",
@@ -64,6 +65,11 @@ def storage_id(tensor: Tensor) -> int:
 def flash_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention with the fused CPU kernel, which stores no attention weights, regardless of torch's chosen backend."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
+
+
+def softmax_backward(gradient: Tensor, output: Tensor) -> Tensor:
+    """The gradient of a softmax's input from that of its output, over the last dimension, in the dtype of both."""
+    return torch.ops.aten._softmax_backward_data(gradient, output, -1, output.dtype)
 
 
 def with_modules(module: _Module, replaced: Mapping[str, nn.Module]) -> _Module:

@@ -23,6 +23,7 @@ from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
 from cxml.internals.transformers import attention_kind
 from cxml.model.compilation import compile_layers
+from cxml.model.cpu_attention import CpuTraining
 
 _PAPER_DEPTH = 12
 _LAYERS_BETWEEN_LEVELS = 2
@@ -87,6 +88,7 @@ class TappedEncoder(nn.Module):
         self.pooling = pooling
         self.hidden_size: int = transformer.config.hidden_size
         self.splits_batches = False
+        self.is_compiled = False
         self._feature_dtype: torch.dtype | None = None
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Dropout(projection_dropout), _mean_of(len(tap), self.hidden_size))
@@ -152,13 +154,16 @@ class TappedEncoder(nn.Module):
         return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)
 
     def _attention(self) -> AbstractContextManager[object]:
-        """Within this context, use the attention implementation that trains fastest.
+        """Within this context, the transformer trains with the fastest attention and dropout.
 
-        The backward pass of PyTorch's fused attention on CPUs multiplies the matrices of each text and head separately.
-        In bf16 this takes several times as long as batched products.
+        The compiler cannot read the operations for CPUs. In compiled bf16 layers on a CPU, PyTorch's plain attention is
+        faster than its fused one, whose backward pass multiplies the matrices of each text and head separately.
         """
-        is_slow = self.transformer.dtype == torch.bfloat16 and self.transformer.device.type == "cpu"
-        return sdpa_kernel(SDPBackend.MATH) if is_slow and torch.is_grad_enabled() else nullcontext()
+        if self.transformer.device.type != "cpu" or not torch.is_grad_enabled():
+            return nullcontext()
+        if not self.is_compiled:
+            return CpuTraining()
+        return sdpa_kernel(SDPBackend.MATH) if self.transformer.dtype == torch.bfloat16 else nullcontext()
 
     def predicting_in(self, dtype: torch.dtype) -> TappedEncoder:
         """An encoder with the transformer in a number format and features in float32: this one, or a copy."""
@@ -186,6 +191,7 @@ class TappedEncoder(nn.Module):
         Raises:
             ConfigError: the compiler does not work for this device, or the encoder has no list of layers.
         """
+        self.is_compiled = True
         compile_layers(
             layers_of(self.transformer, "train.compile", True, "Set it to false."), device,
             contexts=self._contexts if recompute else None,
