@@ -7,6 +7,7 @@ temporary folders, and stops the Ray cluster that it started.
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import threading
@@ -85,7 +86,7 @@ def _sending_lost_again() -> Iterator[None]:
 
     def take(lost: sys.UnraisableHookArgs) -> None:
         error = lost.exc_value
-        if not isinstance(error, KeyboardInterrupt) or threading.get_ident() != main:
+        if not isinstance(error, KeyboardInterrupt | SystemExit) or threading.get_ident() != main:
             before(lost)
         elif isinstance(error, OutOfTime):
             set_alarm(_PAUSE)
@@ -94,6 +95,9 @@ def _sending_lost_again() -> Iterator[None]:
             if isinstance(error, Stopped):
                 number = signal.Signals[str(error)]
                 signal.signal(number, _stop)
+            elif isinstance(error, SystemExit):  # of the server's handler
+                number = signal.SIGTERM
+                signal.signal(number, functools.partial(_end, error))
             timers.append(send_to_thread(main, number, _PAUSE))
 
     sys.unraisablehook = take
@@ -107,6 +111,11 @@ def _sending_lost_again() -> Iterator[None]:
 
 def _run_out() -> NoReturn:
     raise OutOfTime
+
+
+def _end(error: SystemExit, number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the cleanup
+    raise error
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 
@@ -50,6 +50,13 @@ class MappedFile:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: the copy would hold in memory what is mapped to save memory."""
+        raise TypeError(
+            f"{self.where} is memory-mapped, so it cannot be copied or pickled. Map it in each process, or load it "
+            "without memory_map."
+        )
 
     @property
     def identity(self) -> str:

@@ -9,6 +9,7 @@ python -m cxml.train --config configs/quickstart.yaml --dry-run
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,13 +21,14 @@ from cxml.cli import Settings, exit_with_message, handle_broken_pipe, parse_comm
 from cxml.config import Config, config_to_dict
 from cxml.config_files import dump_config
 from cxml.console import set_up_logging
-from cxml.errors import CxmlError
+from cxml.errors import CxmlError, LaunchError
 from cxml.stopping import stopping_on_signals
 
 if TYPE_CHECKING:
     from cxml.launching import RunJob
 
 _AFTER_A_SIGNAL = "Run the same command again to resume."
+_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")  # of the processes of torchrun and deepspeed, and of Open MPI
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
+        _refuse_launcher()
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
     return handle_broken_pipe(lambda: run_command(command))
+
+
+def _refuse_launcher() -> None:
+    """Raise `LaunchError` if torchrun, deepspeed or mpirun started several processes of this command."""
+    count = next((os.environ[name] for name in _COUNTS if name in os.environ), "1")
+    if count != "1":
+        raise LaunchError(
+            f"A launcher started {count} processes of this command, which starts its own (train.num_workers). Use "
+            "launch/train.py with the launcher, or this command without one (docs/operations.md)."
+        )
 
 
 def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:

@@ -79,6 +79,11 @@ def with_modules(module: _Module, replaced: Mapping[str, nn.Module]) -> _Module:
     return other
 
 
+def state_with_modules(module: nn.Module, replaced: Mapping[str, nn.Module]) -> dict[str, object]:
+    """The state of a module for pickles and copies, with these submodules replaced by name."""
+    return {**vars(module), "_modules": {**module._modules, **replaced}}
+
+
 def process_groups() -> list[ProcessGroup]:
     """All process groups of this process, including those of other libraries."""
     return list(distributed_c10d._world.pg_map)

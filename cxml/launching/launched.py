@@ -33,6 +33,7 @@ _PLANNED = ("train.budget", "train.steps")  # by an option of the command and it
 _TIME_LIMIT = "time_limit"
 _NO_TIMEOUT = timedelta(days=365)
 _JOIN_TIMEOUT = timedelta(minutes=1)
+_RELEASE_TIMEOUT = timedelta(seconds=10)  # less than the 30 s after which torchrun and Slurm kill a stopped process
 
 
 class LaunchedJobs:
@@ -89,7 +90,7 @@ class LaunchedJobs:
         """Send the leader's last call, and return when all ranks received it, so that the store can close."""
         self._call({"exit": exit_code})
         with contextlib.suppress(dist.DistStoreError):  # a dead rank does not respond
-            self._store.wait([f"gone/{rank}" for rank in range(1, self._world_size)], _JOIN_TIMEOUT)
+            self._store.wait([f"gone/{rank}" for rank in range(1, self._world_size)], _RELEASE_TIMEOUT)
 
     def _call(self, call: dict[str, Any]) -> None:
         self._store.set(f"call/{self._calls}", json.dumps(call, default=_plain))

@@ -21,7 +21,8 @@ from cxml.config import ModelConfig
 from cxml.data import Part, Windows, length_parts
 from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
-from cxml.internals.transformers import attention_kind
+from cxml.internals.torch import state_with_modules
+from cxml.internals.transformers import attention_kind, without_recorders
 from cxml.model.compilation import compile_layers
 from cxml.model.cpu_attention import CpuTraining
 
@@ -173,6 +174,11 @@ class TappedEncoder(nn.Module):
         cast(nn.Module, found.transformer).to(dtype)
         found._feature_dtype = torch.float32
         return found
+
+    def __getstate__(self) -> dict[str, object]:
+        """State for a pickle or a copy, also after a prediction."""
+        transformer = cast(nn.Module, without_recorders(self.transformer))
+        return state_with_modules(self, {"transformer": transformer})
 
     def recompute_activations(self) -> None:
         """Recompute activations inside the layers in the backward pass, for about a third more time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from glob import has_magic
 from typing import Any, cast
@@ -21,8 +22,16 @@ def sizes_below(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
     """The size in bytes of every file below `root` except the lock, by relative path; empty if there is no folder."""
     fs.invalidate_cache()  # other processes may have written to it
     found = cast(dict[str, Any], fs.find(root, detail=True))
-    sizes = {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
+    sizes = {path.removeprefix(root).lstrip("/"): _size(fs, path, facts) for path, facts in sorted(found.items())}
     return {path: size for path, size in sizes.items() if path.split("/", 1)[0] != LOCK}
+
+
+def _size(fs: fsspec.AbstractFileSystem, path: str, facts: Mapping[str, Any]) -> int:
+    """The size of a file that `find` has listed; 0 if an HTTP server does not tell it."""
+    size = facts.get("size")
+    if size is None:  # of files over HTTP, which have no listing with sizes
+        size = fs.info(path)["size"]
+    return int(size or 0)
 
 
 def remove_all(fs: fsspec.AbstractFileSystem, path: str, *, keep_lock: bool = False) -> None:

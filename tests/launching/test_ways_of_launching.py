@@ -4,11 +4,12 @@ Oracle: losses and metrics of the same run started by the command on two process
 """
 
 import math
+import subprocess
 import sys
 
 import pytest
 import yaml
-from support.launching import BIN, assert_same_run, launch
+from support.launching import BIN, ROOT, assert_same_run, launch, launch_environment, wait_until
 from support.object_store import free_ports
 from support.runs import read_losses
 
@@ -48,6 +49,33 @@ def test_the_deepspeed_launcher_takes_the_same_steps(expected, tmp_path):
     launcher = [str(BIN / "deepspeed"), "--num_gpus=2", f"--master_port={port}", "launch/train.py"]
     launch(launcher, tmp_path / "run", expected[0])
     assert_same_run(tmp_path / "run", expected)
+
+
+def test_a_first_process_that_is_told_to_stop_does_not_wait_for_a_dead_one(expected, tmp_path):
+    (port,) = free_ports(1)
+    launched = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = [sys.executable, "launch/train.py", "--config", str(expected[0]), "--output", str(tmp_path / "run")]
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        first, second = (
+            subprocess.Popen(
+                words,
+                cwd=ROOT,
+                env=launch_environment(RANK=rank, LOCAL_RANK=rank, **launched),
+                stdout=file,
+                stderr=file,
+            )
+            for rank in "01"
+        )
+    try:
+        wait_until(lambda: "prepare  begins" in log.read_text(), "the run does not begin")
+        second.kill()
+        first.terminate()
+        assert first.wait(timeout=25) == 75  # torchrun and Slurm kill it after 30 s
+    finally:
+        for each in (first, second):
+            each.kill()
+            each.wait()
 
 
 def test_a_ray_job_takes_the_same_steps_and_its_logs_show_them(expected, job_server, tmp_path):

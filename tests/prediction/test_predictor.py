@@ -3,8 +3,10 @@
 Oracles: the run's evaluation, products over dense matrices, and the unrestricted predictor.
 """
 
+import copy
 import dataclasses
 import json
+import pickle
 import subprocess
 import sys
 
@@ -226,6 +228,23 @@ def test_two_predictors_of_the_same_parts_keep_their_own_rows(predictor, texts):
     other = cxml.Predictor(dataclasses.replace(predictor.parts, rows=zeros))
     assert np.abs(other.predict(texts[:5]).scores - before).max() > 0.01
     np.testing.assert_array_equal(predictor.predict(texts[:5]).scores, before)
+
+
+def test_stored_and_copied_predictors_predict_the_same_after_a_prediction(predictor, texts):
+    for original in (predictor, predictor.restricted_to(range(0, len(predictor.names), 3))):
+        expected = original.predict(texts[:20], k=4)
+        for copied in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original)):
+            found = copied.predict(texts[:20], k=4)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+            np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_a_predictor_with_mapped_rows_is_not_copied_into_memory(predictor, tmp_path):
+    predictor.save_pretrained(tmp_path / "exported")
+    mapped = cxml.Predictor.from_pretrained(tmp_path / "exported", memory_map=True)
+    for attempt in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="load it without memory_map"):
+            attempt(mapped)
 
 
 def test_a_restricted_predictor_is_exported_with_its_own_labels(predictor, texts, tmp_path):

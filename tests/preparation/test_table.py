@@ -5,8 +5,11 @@ Oracles: the rows that were written, and a brute-force check of which rows may b
 
 import csv
 import dataclasses
+import functools
 import gzip
 import json
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
@@ -518,3 +521,27 @@ def test_texts_in_both_parts_of_a_split_are_told(tmp_path, caplog, copies, is_to
     assert (num_shared > 0) == is_told
     told = f"{num_shared} of {len(texts['test'])} test texts are equal to a train text"
     assert (told in caplog.text) == is_told
+
+
+@pytest.fixture
+def web(tmp_path):
+    """The address of an HTTP server of the folder of the test."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["/mine.csv", "/mine.csv?sig=t0ken", "/"])
+def test_a_table_is_read_over_http_from_its_own_address_or_that_of_its_folder(web, tmp_path, path):
+    write_csv(tmp_path / "mine.csv")
+    raw = read_source(SourceConfig(kind="table", path=f"{web}{path}"))
+    texts = [text for split in raw.splits.values() for text in split.texts]
+    assert sorted(texts) == sorted(text for text, _ in ROWS)

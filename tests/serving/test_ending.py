@@ -45,6 +45,29 @@ def test_told_to_end_it_answers_what_it_has_accepted(output, engine, tmp_path):
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
 
 
+PROGRAM = """
+import signal, threading
+from queue import SimpleQueue
+from cxml.serving.running import _take_signals
+from cxml.stopping import stopping_on_signals
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+with stopping_on_signals():
+    _take_signals(SimpleQueue())
+    Finalized()
+    threading.Event().wait(60)
+raise AssertionError("the signal is lost")
+"""
+
+
+def test_it_ends_if_python_drops_the_exception_of_a_signal_in_a_finalizer():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_it_ends_when_the_ray_below_it_has_died(output, tmp_path):
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), "--timeout-s", "2", "--engine", "ray"]
