@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from cxml.launching import RunJob
 
 _AFTER_A_SIGNAL = "Run the same command again to resume."
-_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")  # of the processes of torchrun and deepspeed, and of Open MPI
+_LAUNCHERS = (("WORLD_SIZE", "RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
+"""What torchrun and deepspeed, and Open MPI, set in the processes that they start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refuse_launcher() -> None:
     """Raise `LaunchError` if torchrun, deepspeed or mpirun started several processes of this command."""
-    count = next((os.environ[name] for name in _COUNTS if name in os.environ), "1")
+    count = next((os.environ[size] for size, rank in _LAUNCHERS if {size, rank} <= os.environ.keys()), "1")
     if count != "1":
         raise LaunchError(
             f"A launcher started {count} processes of this command, which starts its own (train.num_workers). Use "
