@@ -3,7 +3,7 @@
 The candidates of a text are the best labels of the cascade and of each source. Several ways to score them are compared
 on validation texts by cross-validation: each part alone, the mean of all probabilities, and a logistic regression over
 a few features of each pair of text and label. The regression is chosen unless it is significantly worse than the best
-of the others.
+of the others. Of labels that are nearly equally probable, the rarer one ranks higher.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _ENOUGH_OF_RARE = 200  # true pairs of the rarest other labels, needed otherwise
 _RESAMPLES = 200
 _SEED = 0
 _FOLDS, _FEW_TEXTS = 5, 2000  # parts for the cross-validation of few texts; of more texts, halves are large enough
+_RARITY_POWERS = (1e-3, 3e-4, 1e-4)  # from the largest; 1e-3 lowers the probability of frequent labels by up to 1 %
+_COST = 0.1  # points of P@k and nDCG@k on validation texts that a power may cost
 
 
 def scoring_methods(sources: Sequence[str]) -> tuple[str, ...]:
@@ -80,6 +82,7 @@ class Combination:
         bias: bias of the regression.
         unseen: weights and bias for labels without a train text, see `_fit_unseen`; None if no source can score such
             labels.
+        rarity: power of a label's 1 + train texts by which probabilities are divided; 0: none.
         num_texts: validation texts used for the choice.
         metrics: of each way on validation texts that it was not fitted on, in percent.
     """
@@ -91,13 +94,18 @@ class Combination:
     num_texts: int
     metrics: Mapping[str, Mapping[str, float]]
     unseen: tuple[np.ndarray, float] | None = None
+    rarity: float = 0.0
 
     def score(self, pairs: Pairs) -> np.ndarray:
         """Logits of the pairs' scores, float32 [P]; -inf if the way does not use the label."""
-        return self.score_by(self.way, pairs)
+        return favour_rare(
+            self.score_by(self.way, pairs),
+            pairs.features[:, feature_names(self.sources).index("frequency")],
+            self.rarity,
+        )
 
     def score_by(self, way: str, pairs: Pairs) -> np.ndarray:
-        """Like `score`, with the given way instead of the chosen one."""
+        """Like `score`, with the given way instead of the chosen one, and without `rarity`."""
         if way == LEARNT:
             return self._learnt(pairs.features).astype(np.float32)
         places = slice(None) if way == MEAN else slice((place := (CASCADE, *self.sources).index(way)), place + 1)
@@ -110,9 +118,28 @@ class Combination:
         if self.unseen is None:
             return logits
         weights, bias = self.unseen
-        return np.where(
-            features[:, feature_names(self.sources).index("frequency")] > 0, logits, features @ weights + bias
-        )
+        is_seen = features[:, feature_names(self.sources).index("frequency")] > 0
+        return np.where(is_seen, logits, features @ weights + bias)
+
+
+def favour_rare(logits: np.ndarray, log_texts: np.ndarray, power: float) -> np.ndarray:
+    """Divide probabilities by a power of the labels' train texts, so that the rarer of nearly equal labels is first.
+
+    If the probabilities are right, a power costs little P@k: it exchanges only labels whose probabilities differ by a
+    factor of less than the ratio of their train texts to this power.
+
+    Args:
+        logits: float32 [P], of the probabilities.
+        log_texts: float64 [P], log(1 + train texts).
+        power: 0 changes nothing.
+
+    Returns:
+        Logits, float32 [P].
+    """
+    log_probability = -np.logaddexp(0, -logits.astype(np.float64)) - power * log_texts
+    with np.errstate(divide="ignore"):
+        lowered = log_probability - np.log(-np.expm1(log_probability))
+    return np.where(power * log_texts > 0, lowered, logits).astype(np.float32)
 
 
 def cascade_alone(sources: tuple[str, ...]) -> Combination:
@@ -168,10 +195,15 @@ def choose_combination(
         ks: cut-offs of the metrics; the choice uses nDCG at the largest.
         sources: names of the parts beside the cascade, in the order of `candidate_pairs`.
     """
-    rows = _held_out_metrics(pairs, true, inverse_propensity, ks, sources)
-    resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
-    metrics = {way: {f"{name}@{k}": value for name, k, value in _means(each, ks)} for way, each in rows.items()}
     is_true, num_texts = _are_true(pairs, true), len(true.indptr) - 1
+    logits = _held_out_logits(pairs, is_true, num_texts, sources)
+
+    def rows_of(ranked_by: np.ndarray) -> dict[str, np.ndarray]:
+        return metric_rows(rank(pairs, ranked_by, num_texts, max(ks))[0], true, ks, inverse_propensity)
+
+    rows = {way: rows_of(each) for way, each in logits.items()}
+    resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
+    metrics = {way: _means(each, ks) for way, each in rows.items()}
     if not is_true.any():
         return replace(cascade_alone(sources), num_texts=num_texts, metrics=metrics)
     deciding = f"nDCG@{max(ks)}"
@@ -180,7 +212,20 @@ def choose_combination(
     lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
     weights, bias, unseen = _fit(pairs.features, is_true, sources)
     way = learnt if lead.high >= 0 else best
+    log_texts = pairs.features[:, feature_names(sources).index("frequency")]
+    for power in _RARITY_POWERS if way != CASCADE else ():
+        found = _means(rows_of(favour_rare(logits[way], log_texts, power)), ks)
+        if _is_worthwhile(found, metrics[way]):
+            return Combination(sources, way, weights, bias, num_texts, {**metrics, way: found}, unseen, power)
     return Combination(sources, way, weights, bias, num_texts, metrics, unseen)
+
+
+def _is_worthwhile(found: Mapping[str, float], before: Mapping[str, float]) -> bool:
+    """Whether a power improves PSP@k at some k and lowers it at none, and costs little of the other metrics."""
+    gains = {name: found[name] - before[name] for name in before}
+    of_rare = [gain for name, gain in gains.items() if name.startswith("PSP")]
+    is_cheap = all(gain >= -_COST for gain in gains.values())
+    return is_cheap and min(of_rare) >= 0 and max(of_rare) > 0
 
 
 def _fit(
@@ -213,12 +258,10 @@ def _fit_unseen(features: np.ndarray, is_true: np.ndarray, sources: tuple[str, .
     return weights, bias
 
 
-def _held_out_metrics(
-    pairs: Pairs, true: sparse.csr_matrix, inverse_propensity: np.ndarray, ks: Sequence[int], sources: tuple[str, ...]
-) -> dict[str, dict[str, np.ndarray]]:
-    """`metric_rows` of each way; each part of the texts is scored by weights fitted on the other parts."""
-    is_true = _are_true(pairs, true)
-    num_texts = len(true.indptr) - 1
+def _held_out_logits(
+    pairs: Pairs, is_true: np.ndarray, num_texts: int, sources: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Logits of each way; each part of the texts is scored by weights fitted on the other parts."""
     part_of_text = np.zeros(num_texts, np.int64)
     part_of_text[epoch_order(num_texts, _SEED, 0)] = np.arange(num_texts) % (_FOLDS if num_texts < _FEW_TEXTS else 2)
     parts = part_of_text[pairs.rows]
@@ -232,19 +275,16 @@ def _held_out_metrics(
         weights, bias, unseen = _fit(pairs.features[others], is_true[others], sources)
         learnt = replace(unlearnt, weights=weights, bias=bias, unseen=unseen)
         logits[LEARNT][own] = learnt.score_by(LEARNT, pairs)[own]
-    return {
-        way: metric_rows(rank(pairs, each, num_texts, max(ks))[0], true, ks, inverse_propensity)
-        for way, each in logits.items()
-    }
+    return logits
 
 
-def _means(rows: Mapping[str, np.ndarray], ks: Sequence[int]) -> list[tuple[str, int, float]]:
-    """The metrics in percent of `metric_rows`: names, cut-offs, values."""
-    found = []
+def _means(rows: Mapping[str, np.ndarray], ks: Sequence[int]) -> dict[str, float]:
+    """The metrics of `metric_rows` in percent, such as `P@1`."""
+    found = {}
     for name in ("P", "nDCG", "PSP"):
         best = rows.get(f"{name} best", np.ones_like(rows[name])).sum(0)
         shares = 100 * rows[name].sum(0) / np.maximum(best, _LEAST)
-        found += [(name, k, float(share)) for k, share in zip(ks, shares, strict=True)]
+        found |= {f"{name}@{k}": float(share) for k, share in zip(ks, shares, strict=True)}
     return found
 
 

@@ -60,6 +60,8 @@ def commit_evidence(url: str, combination: Combination, fingerprint: str) -> Non
         "bias": combination.bias, "num_texts": combination.num_texts,
         "metrics": {way: dict(each) for way, each in combination.metrics.items()},
     }  # fmt: skip
+    if combination.rarity:
+        values["rarity"] = combination.rarity
     if combination.unseen is not None:
         values |= {"unseen_weights": combination.unseen[0].tolist(), "unseen_bias": combination.unseen[1]}
     storage.write_atomic(storage.join(url, _COMBINATION), json.dumps(values).encode())
@@ -134,6 +136,7 @@ class _Stored:
     metrics: dict[str, dict[str, float]]
     unseen_weights: tuple[float, ...] = ()
     unseen_bias: float = 0.0
+    rarity: float = 0.0
 
 
 def _read_combination(folder: Folder, *, is_flat: bool) -> Combination:
@@ -143,11 +146,14 @@ def _read_combination(folder: Folder, *, is_flat: bool) -> Combination:
     stored = artefacts.parse_as(_Stored, values, file, folder.remedy)
     if not stored.sources or stored.sources != tuple(name for name in SOURCES if name in stored.sources):
         raise folder.broken(_COMBINATION, f"must name sources from {', '.join(SOURCES)}, in this order")
-    numbers = np.array([*stored.weights, stored.bias, *stored.unseen_weights, stored.unseen_bias])
+    numbers = np.array([*stored.weights, stored.bias, *stored.unseen_weights, stored.unseen_bias, stored.rarity])
     count = len(feature_names(stored.sources))
     has_fitting = len(stored.weights) == count and len(stored.unseen_weights) in (0, count)
-    if stored.way not in scoring_methods(stored.sources) or not has_fitting or not np.isfinite(numbers).all():
+    is_sound = has_fitting and bool(np.isfinite(numbers).all()) and 0 <= stored.rarity <= 1
+    if stored.way not in scoring_methods(stored.sources) or not is_sound:
         raise folder.broken(_COMBINATION, f"does not describe a combination of {count} features")
     unseen = (np.array(stored.unseen_weights), stored.unseen_bias) if stored.unseen_weights else None
-    weights = np.array(stored.weights)
-    return Combination(stored.sources, stored.way, weights, stored.bias, stored.num_texts, stored.metrics, unseen)
+    return Combination(
+        stored.sources, stored.way, np.array(stored.weights), stored.bias, stored.num_texts, stored.metrics, unseen,
+        stored.rarity,
+    )  # fmt: skip

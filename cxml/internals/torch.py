@@ -80,7 +80,7 @@ def with_modules(module: _Module, replaced: Mapping[str, nn.Module]) -> _Module:
 
 
 def state_with_modules(module: nn.Module, replaced: Mapping[str, nn.Module]) -> dict[str, object]:
-    """The state of a module for pickles and copies, with these submodules replaced by name."""
+    """The state of a module for pickles, with these submodules replaced by name."""
     return {**vars(module), "_modules": {**module._modules, **replaced}}
 
 

@@ -175,8 +175,14 @@ class TappedEncoder(nn.Module):
         found._feature_dtype = torch.float32
         return found
 
+    def __deepcopy__(self, memo: dict[int, object]) -> TappedEncoder:
+        """A copy with everything that `__getstate__` leaves out."""
+        found = memo[id(self)] = self.__class__.__new__(self.__class__)
+        vars(found).update(copy.deepcopy(vars(self), memo))
+        return found
+
     def __getstate__(self) -> dict[str, object]:
-        """State for a pickle or a copy, also after a prediction."""
+        """State for a pickle, also after a prediction."""
         transformer = cast(nn.Module, without_recorders(self.transformer))
         return state_with_modules(self, {"transformer": transformer})
 

@@ -285,7 +285,8 @@ def _choose(
     for way, metrics in chosen.metrics.items():
         shown = "  ".join(f"{name} {metrics[name]:.2f}" for name in ("P@1", "P@3", "P@5", "PSP@5", "nDCG@5"))
         _log.info("Evidence, %s: %-10s %s", counted(len(rows), "validation text"), way, shown)
-    _log.info("Evidence: labels are ranked by %s", _method_text(chosen.way))
+    of_ties = "; of nearly equally probable labels, the rarer is first" if chosen.rarity else ""
+    _log.info("Evidence: labels are ranked by %s%s", _method_text(chosen.way), of_ties)
     return chosen
 
 

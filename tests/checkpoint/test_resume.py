@@ -121,7 +121,7 @@ def test_on_other_ranks_and_stages_the_losses_go_on_closely(runs, name):
     source = ELSEWHERE[name][0]
     found, expected = np.array(read_losses(runs / name / "stopped")), np.array(read_losses(runs / source / "through"))
     # fp8 rows are rounded by numbers that depend on a row's place, which is another one among two processes.
-    np.testing.assert_allclose(found, expected[-len(found) :], rtol=0.1 if "fp8" in name else 0.03)
+    np.testing.assert_allclose(found, expected[-len(found) :], rtol=0.15 if "fp8" in name else 0.03)
     assert len(found) == 5  # after steps 10, 11, 15, 20, 22; the first holds what the stopped run had not recorded
 
 

@@ -3,13 +3,17 @@
 Oracles: synthetic texts of known truth, scikit-learn's logistic regression, and hand-computed pairs.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse, special
 from sklearn.linear_model import LogisticRegression
 
 from cxml.evidence import Proposals, candidate_pairs, choose_combination, rank, scoring_methods
-from cxml.evidence.combination import cascade_alone, feature_names
+from cxml.evidence.combination import cascade_alone, favour_rare, feature_names
 from cxml.evidence.logistic import fit_logistic
 from cxml.metrics import metric_sums
 
@@ -51,6 +55,65 @@ def test_what_is_chosen_is_not_worse_than_the_best_part_on_other_texts(of_cascad
     assert ndcg(pairs, chosen.score(pairs), true) >= max(parts) - 0.5
     if of_cascade == of_words:
         assert ndcg(pairs, chosen.score(pairs), true) > max(parts) + 5
+
+
+@settings(deadline=None)
+@given(
+    probability=st.floats(1e-9, 1 - 1e-6), texts=st.integers(0, 10**7),
+    power=st.sampled_from([0.0, 1e-4, 1e-3, 0.5]),
+)  # fmt: skip
+def test_a_power_of_the_train_texts_divides_probabilities(probability, texts, power):
+    logits = np.array([special.logit(probability)], np.float32)
+    found = special.expit(favour_rare(logits, np.log1p([texts]), power).astype(np.float64))
+    expected = special.expit(logits.astype(np.float64)) / (1.0 + texts) ** power
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_extreme_logits_keep_their_order_under_a_power():
+    logits = np.array([-np.inf, -1e4, -80, 0, 30, 80, 1e4], np.float32)
+    found = favour_rare(logits, np.log1p(np.full(len(logits), 100)), 1e-3)
+    assert not np.isnan(found).any()
+    assert (np.diff(found[1:]) >= 0).all()
+    assert found[0] == -np.inf
+    np.testing.assert_array_equal(favour_rare(logits, np.zeros(len(logits)), 1e-3), logits)
+
+
+def nearly_tied(seed):
+    """Texts with a frequent and a rare label, both nearly certain, and unlikely others; train texts, and weights."""
+    generator = np.random.default_rng(seed)
+    truth = np.zeros((NUM_TEXTS, NUM_LABELS))
+    truth[:, 0], truth[np.arange(NUM_TEXTS), generator.integers(1, NUM_LABELS, NUM_TEXTS)] = 1, 1
+    parts = []
+    for number in range(2):
+        logits = np.where(truth > 0, 6, -6) + np.eye(1, NUM_LABELS) + generator.normal(size=truth.shape)
+        labels = np.argsort(-logits, axis=1)[:, :15]
+        best = special.expit(np.take_along_axis(logits, labels, 1))
+        parts.append(Proposals(labels, (np.log(best) if number else best).astype("f4")))
+    frequency = np.where(np.arange(NUM_LABELS) == 0, 40_000, 3)
+    return *parts, sparse.csr_matrix(truth), frequency, np.where(np.arange(NUM_LABELS) == 0, 1.05, 9.0)
+
+
+def test_of_nearly_certain_labels_the_rarer_is_first_at_little_cost():
+    cascade, words, true, frequency, weights = nearly_tied(0)
+    chosen = choose_combination(candidate_pairs(cascade, [words], frequency), true, weights, KS, sources=("words",))
+    assert chosen.rarity > 0
+    cascade, words, true, frequency, weights = nearly_tied(1)
+    pairs = candidate_pairs(cascade, [words], frequency)
+    plain, found = (
+        metric_sums(rank(pairs, each.score(pairs), NUM_TEXTS, 5)[0], true, KS, weights).result()
+        for each in (replace(chosen, rarity=0.0), chosen)
+    )
+    assert found["PSP@1"] > plain["PSP@1"] + 10
+    for name in ("P@1", "P@3", "P@5", "nDCG@5"):
+        assert found[name] >= plain[name] - 0.3
+
+
+def test_a_power_that_costs_precision_is_not_used():
+    """The rare label is nearly as probable by its score, and never true."""
+    cascade, words, true, frequency, weights = nearly_tied(0)
+    wrong = sparse.csr_matrix((true.toarray() * (frequency > 3)).astype(float))
+    chosen = choose_combination(candidate_pairs(cascade, [words], frequency), wrong, weights, KS, sources=("words",))
+    assert chosen.rarity == 0
 
 
 @pytest.mark.parametrize("num_texts", [20, 60, 200])
