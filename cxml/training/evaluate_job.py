@@ -156,8 +156,8 @@ def _evidence_report(evidence: Evidence, cascade: Mapping[str, float]) -> dict[s
     """The part of a report about evidence: metrics of the cascade alone, and of each ranking on validation texts."""
     chosen = evidence.combination
     return {
-        "way": chosen.way, "rarity": chosen.rarity, "texts": chosen.num_texts, "validation": chosen.metrics, "cascade": cascade,
-        "bytes": {source.name: source.num_bytes for source in evidence.sources},
+        "way": chosen.way, "rarity": chosen.rarity, "texts": chosen.num_texts, "validation": chosen.metrics,
+        "cascade": cascade, "bytes": {source.name: source.num_bytes for source in evidence.sources},
     }  # fmt: skip
 
 
