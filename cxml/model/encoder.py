@@ -71,6 +71,7 @@ class TappedEncoder(nn.Module):
         feature_sizes: width of each level's feature: D, or the width of the bottleneck for the labels.
         bottleneck: the map to the label feature; the identity without a bottleneck.
         splits_batches: whether batches with short and long rows are computed in two parts in training.
+        is_compiled: whether `compile_layers` has been called.
     """
 
     def __init__(
