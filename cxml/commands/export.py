@@ -81,6 +81,7 @@ def _export(command: ExportCommand) -> None:
 
 
 def _thresholds_of(predictor: Predictor) -> str:
+    """The end of the message: the thresholds in the folder, or when a model has some."""
     names = ", ".join(predictor.parts.decisions.thresholds)
     if names:
         return f", with the thresholds {names}"

@@ -33,7 +33,7 @@ _ENOUGH_OF_RARE = 200  # true pairs of the rarest other labels, needed otherwise
 _RESAMPLES = 200
 _SEED = 0
 _FOLDS, _FEW_TEXTS = 5, 2000  # parts for the cross-validation of few texts; of more texts, halves are large enough
-_RARITY_POWERS = (1e-3, 3e-4, 1e-4)  # from the largest; 1e-3 lowers the probability of frequent labels by up to 1 %
+_RARITY_POWERS = (1e-3, 3e-4, 1e-4)  # from the largest; 1e-3 lowers the probability of frequent labels by about 1 %
 _COST = 0.1  # points of P@k and nDCG@k on validation texts that a power may cost
 
 
@@ -98,11 +98,8 @@ class Combination:
 
     def score(self, pairs: Pairs) -> np.ndarray:
         """Logits of the pairs' scores, float32 [P]; -inf if the way does not use the label."""
-        return favour_rare(
-            self.score_by(self.way, pairs),
-            pairs.features[:, feature_names(self.sources).index("frequency")],
-            self.rarity,
-        )
+        logits = self.score_by(self.way, pairs)
+        return favour_rare(logits, _log_texts(pairs.features, self.sources), self.rarity) if self.rarity else logits
 
     def score_by(self, way: str, pairs: Pairs) -> np.ndarray:
         """Like `score`, with the given way instead of the chosen one, and without `rarity`."""
@@ -118,8 +115,7 @@ class Combination:
         if self.unseen is None:
             return logits
         weights, bias = self.unseen
-        is_seen = features[:, feature_names(self.sources).index("frequency")] > 0
-        return np.where(is_seen, logits, features @ weights + bias)
+        return np.where(_log_texts(features, self.sources) > 0, logits, features @ weights + bias)
 
 
 def favour_rare(logits: np.ndarray, log_texts: np.ndarray, power: float) -> np.ndarray:
@@ -212,12 +208,13 @@ def choose_combination(
     lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
     weights, bias, unseen = _fit(pairs.features, is_true, sources)
     way = learnt if lead.high >= 0 else best
-    log_texts = pairs.features[:, feature_names(sources).index("frequency")]
+    chosen = Combination(sources, way, weights, bias, num_texts, metrics, unseen)
+    log_texts = _log_texts(pairs.features, sources)
     for power in _RARITY_POWERS if way != CASCADE else ():
         found = _means(rows_of(favour_rare(logits[way], log_texts, power)), ks)
         if _is_worthwhile(found, metrics[way]):
-            return Combination(sources, way, weights, bias, num_texts, {**metrics, way: found}, unseen, power)
-    return Combination(sources, way, weights, bias, num_texts, metrics, unseen)
+            return replace(chosen, metrics={**metrics, way: found}, rarity=power)
+    return chosen
 
 
 def _is_worthwhile(found: Mapping[str, float], before: Mapping[str, float]) -> bool:
@@ -244,7 +241,7 @@ def _fit_unseen(features: np.ndarray, is_true: np.ndarray, sources: tuple[str, .
     neighbours for a label in training do not transfer to labels without a train text.
     """
     names = feature_names(sources)
-    frequency = features[:, names.index("frequency")]
+    frequency = _log_texts(features, sources)
     columns, rows = np.arange(len(names)), frequency == 0
     if np.count_nonzero(is_true[rows]) < _ENOUGH:
         columns = np.array([names.index(NAMES), names.index(f"{NAMES}'s probability")])
@@ -286,6 +283,11 @@ def _means(rows: Mapping[str, np.ndarray], ks: Sequence[int]) -> dict[str, float
         shares = 100 * rows[name].sum(0) / np.maximum(best, _LEAST)
         found |= {f"{name}@{k}": float(share) for k, share in zip(ks, shares, strict=True)}
     return found
+
+
+def _log_texts(features: np.ndarray, sources: Sequence[str]) -> np.ndarray:
+    """The feature "frequency" of each pair, float64 [P]: log(1 + train texts of the label)."""
+    return features[:, feature_names(sources).index("frequency")]
 
 
 def _keys(labels: np.ndarray, num_labels: int) -> np.ndarray:

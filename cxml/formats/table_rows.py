@@ -18,10 +18,13 @@ from cxml.formats.rows import CsvRows, read_objects
 _FIRST_OBJECTS = 1000
 _JSON_WANTED = "Write one list of objects, or an object per line."
 FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
-JSON_FORMS = (".jsonl", ".ndjson", ".json")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # another one counts if it does not occur in the first line
 
 Row = Mapping[str, Any] | Problem
+
+
+class NoRowsError(DataError):
+    """A JSON file has no rows, and therefore names no columns."""
 
 
 def form_of(url: str) -> str:
@@ -38,7 +41,8 @@ def column_names(url: str, form: str, remedy: str) -> list[str]:
         remedy: remedy for the problem of a row.
 
     Raises:
-        DataError: the file is broken, or has no columns or rows.
+        NoRowsError: it is a JSON file without rows.
+        DataError: the file is broken, or has no columns.
     """
     names = _column_names(url, form, remedy)
     if not any(names):
@@ -56,7 +60,7 @@ def _column_names(url: str, form: str, remedy: str) -> list[str]:
     if rows and not names and isinstance(rows[0], Problem):
         raise rows[0].error()
     if not rows:
-        raise DataError(url, "has no rows", "Check the file.")
+        raise NoRowsError(url, "has no rows", "Check the file.")
     return list(names)
 
 

@@ -15,7 +15,7 @@ from cxml.formats.files import STDIN
 from cxml.formats.lines import read_lines
 from cxml.formats.reader import Problem
 from cxml.formats.table_columns import guess_columns
-from cxml.formats.table_rows import JSON_FORMS, column_names, form_of, table_rows
+from cxml.formats.table_rows import NoRowsError, column_names, form_of, table_rows
 from cxml.formats.text_columns import NoTextError, split_columns, text_of
 
 TextForm = Literal["auto", "text", "csv", "tsv", "jsonl", "json", "parquet", "arrow"]
@@ -121,9 +121,12 @@ def _rows(source: TextSource, form: str) -> Iterator[tuple[str, str]]:
 
 def _text_columns(source: TextSource, form: str) -> tuple[str, ...]:
     """The columns of the text in the file; those of standard input are not known before it is read."""
-    if source.url == STDIN or (form in JSON_FORMS and next(table_rows(source.url, form, {}, _MEND), None) is None):
-        return split_columns(source.text_column)  # a JSON file without rows has no columns
-    columns = column_names(source.url, form, _MEND)
+    if source.url == STDIN:
+        return split_columns(source.text_column)
+    try:
+        columns = column_names(source.url, form, _MEND)
+    except NoRowsError:
+        return split_columns(source.text_column)
     names = [name for name in columns if name not in ("", source.id_column)]
     is_only = len(names) == 1 and "" not in columns[1:]  # the first column can be an index without a name
     column = guess_columns(names, source.text_column)[0] or (names[0] if is_only else source.text_column)

@@ -9,7 +9,7 @@ weights again, so only the inputs are stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,7 @@ class CpuTraining(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        faster = {F.dropout: _dropout, F.scaled_dot_product_attention: _attention}.get(func, func)
-        return faster(*args, **(kwargs or {}))
+        return _FASTER.get(func, func)(*args, **(kwargs or {}))
 
 
 def _dropout(values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -61,6 +60,11 @@ def _attention(  # noqa: PLR0917 - PyTorch's form
     if is_usual and not learns_mask and not is_fused_faster:
         return BatchedAttention.apply(query, key, value, attn_mask, dropout_p, scale)
     return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others)
+
+
+_FASTER: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.dropout: _dropout, F.scaled_dot_product_attention: _attention
+}  # fmt: skip
 
 
 class BatchedAttention(torch.autograd.Function):
@@ -148,8 +152,8 @@ def _parts(query: Tensor, mask: Tensor | None, rate: float, scale: float | None)
     texts, heads, length, width = query.shape
     wide = torch.promote_types(query.dtype, torch.float32)
     dtype = wide if length < _SHORT else query.dtype
-    most = _CACHED_BYTES * torch.get_num_threads() // (heads * length**2 * dtype.itemsize)
-    slices = list(_slices(texts, max(1, most)))
+    size = max(1, _CACHED_BYTES * torch.get_num_threads() // (heads * length**2 * dtype.itemsize))
+    slices = [slice(start, min(start + size, texts)) for start in range(0, texts, size)]
     added = None if mask is None else _added(mask, wide)[(None,) * (4 - mask.dim())].expand(texts, -1, -1, -1)
     keys = random_keys(len(slices)) if rate else [(0, 0)] * len(slices)
     scale = 1 / math.sqrt(width) if scale is None else scale
@@ -157,11 +161,6 @@ def _parts(query: Tensor, mask: Tensor | None, rate: float, scale: float | None)
         _Part(each, heads, None if added is None else added[each], rate, key, scale, dtype, wide)
         for each, key in zip(slices, keys, strict=True)
     ]
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -180,7 +180,7 @@ def as_names_of_texts(labels: object, num_texts: int) -> list[list[str]]:
         num_texts: N.
 
     Raises:
-        ConfigError: `labels` is not a flat sequence, has another number of items than N, or is empty.
+        ConfigError: `labels` is not a flat sequence, is empty, or does not have N items.
         ConfigError: an item is not a name or a list of names. The message gives the position of the item.
     """
     values = labels.tolist() if isinstance(labels, np.ndarray) else labels

@@ -232,7 +232,7 @@ class Predictor:
             P@k, RP@k, recall@k and nDCG@k in percent, by name.
 
         Raises:
-            ConfigError: there are no texts, or `labels` has another number of items.
+            ConfigError: `texts` is empty, or its length differs from that of `labels`.
             ConfigError: an item of `labels` or a cut-off is invalid.
         """
         cutoffs = arguments.as_cutoffs(ks)
