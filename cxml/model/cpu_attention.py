@@ -2,8 +2,8 @@
 
 PyTorch's fused attention for CPUs has no dropout, and its backward pass in bf16 multiplies the matrices of each text
 and head separately. Its other implementation writes many matrices of all attention weights to memory. Here, batched
-products compute a few texts at a time, whose weights stay in the processor's cache. The backward pass computes the
-weights again, so only the inputs are stored.
+products compute a few texts, or a few heads of a long text, at a time. Their weights stay in the processor's cache. The
+backward pass computes the weights again, so only the inputs are stored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class BatchedAttention(torch.autograd.Function):
         out = torch.empty_like(query)
         for part in ctx.parts:
             weights = part.dropped(part.weights(query, key))
-            out[part.texts] = part.per_head(torch.bmm(weights, part.of(value) / (1 - rate)))
+            part.write(out, torch.bmm(weights, part.of(value) / (1 - rate)))
         return out
 
     @staticmethod
@@ -100,18 +101,17 @@ class BatchedAttention(torch.autograd.Function):
                 torch.bmm(part.dropped(weights).transpose(1, 2), slope),
             )
             for whole, each in zip(found, of_inputs, strict=True):
-                whole[part.texts] = part.per_head(each)
+                part.write(whole, each)
         return (*found, None, None, None)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Consecutive texts whose attention is computed together.
+    """Texts and heads whose attention is computed together: n texts with all heads, or n heads of a long text.
 
     Attributes:
-        texts: their places in the batch.
-        num_heads: H.
-        mask: numbers to add to the products, broadcast to [n, H, T, T]; None: none.
+        place: of the texts and of the heads, in [B, H, T, D].
+        mask: numbers to add to the products, broadcast to [texts, heads, T, T]; None: none.
         rate: dropout rate of the weights.
         key: of the dropout.
         scale: factor of the products.
@@ -119,8 +119,7 @@ class _Part:
         wide: float32, or float64 for inputs in float64.
     """
 
-    texts: slice
-    num_heads: int
+    place: tuple[slice, slice]
     mask: Tensor | None
     rate: float
     key: Key
@@ -129,18 +128,19 @@ class _Part:
     wide: torch.dtype
 
     def of(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """These texts of [B, H, T, D], as [n * H, T, D], by default in `self.dtype`."""
-        return tensor[self.texts].to(dtype or self.dtype).flatten(0, 1)
+        """Their rows of [B, H, T, D], as [n, T, D], by default in `self.dtype`."""
+        return tensor[self.place].to(dtype or self.dtype).flatten(0, 1)
 
-    def per_head(self, tensor: Tensor) -> Tensor:
-        """[n * H, T, D] as [n, H, T, D]."""
-        return tensor.unflatten(0, (-1, self.num_heads))
+    def write(self, whole: Tensor, values: Tensor) -> None:
+        """Set their rows of [B, H, T, D] to values [n, T, D]."""
+        found = whole[self.place]
+        found.copy_(values.view_as(found))
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """Attention weights before dropout, [n * H, T, T]."""
+        """Attention weights before dropout, [n, T, T]."""
         products = torch.bmm(self.of(query, self.wide) * self.scale, self.of(key, self.wide).transpose(1, 2))
         if self.mask is not None:
-            self.per_head(products).add_(self.mask)
+            products.view(*query[self.place].shape[:2], *products.shape[1:]).add_(self.mask)
         return torch.softmax(products, -1).to(self.dtype)
 
     def dropped(self, weights: Tensor) -> Tensor:
@@ -152,15 +152,21 @@ def _parts(query: Tensor, mask: Tensor | None, rate: float, scale: float | None)
     texts, heads, length, width = query.shape
     wide = torch.promote_types(query.dtype, torch.float32)
     dtype = wide if length < _SHORT else query.dtype
-    size = max(1, _CACHED_BYTES * torch.get_num_threads() // (heads * length**2 * dtype.itemsize))
-    slices = [slice(start, min(start + size, texts)) for start in range(0, texts, size)]
-    added = None if mask is None else _added(mask, wide)[(None,) * (4 - mask.dim())].expand(texts, -1, -1, -1)
-    keys = random_keys(len(slices)) if rate else [(0, 0)] * len(slices)
+    pairs = _CACHED_BYTES * torch.get_num_threads() // (length**2 * dtype.itemsize)  # of a text and a head
+    places = list(product(_slices(texts, pairs // heads), _slices(heads, pairs)))
+    added = None if mask is None else _added(mask, wide).expand(texts, heads, -1, -1)
+    keys = random_keys(len(places)) if rate else [(0, 0)] * len(places)
     scale = 1 / math.sqrt(width) if scale is None else scale
     return [
-        _Part(each, heads, None if added is None else added[each], rate, key, scale, dtype, wide)
-        for each, key in zip(slices, keys, strict=True)
+        _Part(place, None if added is None else added[place], rate, key, scale, dtype, wide)
+        for place, key in zip(places, keys, strict=True)
     ]
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    """Cut a range of `count` places into slices of `size`, at least 1."""
+    step = max(1, size)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

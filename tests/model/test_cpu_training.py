@@ -46,10 +46,12 @@ def gradients(function, tensors, slope):
     return [out, *torch.autograd.grad(out, tensors, slope)]
 
 
-@pytest.fixture(params=[1, 2, 1000], ids=lambda texts: f"{texts} at a time")
-def texts_at_a_time(request, monkeypatch):
+@pytest.fixture(params=[1, 2, HEADS, 2 * HEADS, 1000], ids=lambda pairs: f"{pairs} at a time")
+def pairs_at_a_time(request, monkeypatch):
+    """Sets how many pairs of a text and a head are computed together."""
+
     def choose(length, itemsize):
-        each = HEADS * length**2 * itemsize // torch.get_num_threads()
+        each = length**2 * itemsize // torch.get_num_threads()
         monkeypatch.setattr(cpu_attention, "_CACHED_BYTES", request.param * each + each // 2 + 1)
 
     return choose
@@ -58,8 +60,8 @@ def texts_at_a_time(request, monkeypatch):
 @pytest.mark.parametrize("scale", [None, 0.2])
 @pytest.mark.parametrize("mask", masks(4))
 @pytest.mark.parametrize("length", [1, 7, 33])
-def test_outputs_and_gradients_are_those_of_pytorch(length, mask, scale, texts_at_a_time):
-    texts_at_a_time(length, 8)
+def test_outputs_and_gradients_are_those_of_pytorch(length, mask, scale, pairs_at_a_time):
+    pairs_at_a_time(length, 8)
     tensors, slope = inputs(length)
     shown = masks(length)[mask]
     expected = gradients(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, shown, scale=scale), tensors, slope)
@@ -80,29 +82,28 @@ def test_bf16_is_as_exact_as_pytorchs_bf16(length):
         assert (ours - right).norm() <= 1.25 * (theirs - right).norm()
 
 
-def test_dropped_weights_are_zero_and_the_others_larger(texts_at_a_time):
-    """The places of the dropped weights follow from the random keys, one per part of the batch."""
+def test_dropped_weights_are_zero_and_the_others_larger(pairs_at_a_time):
+    """The places of the dropped weights follow from the random keys, one per part."""
     length, rate = 6, 0.3
-    texts_at_a_time(length, 8)
+    pairs_at_a_time(length, 8)
     (query, key, value), slope = inputs(length)
     parts = cpu_attention._parts(query, None, 0.0, None)
     torch.manual_seed(3)
     keys = random_keys(len(parts))
-    kept = [
-        zero_some(torch.ones(part.texts.stop - part.texts.start, HEADS, length, length), rate, each)
-        for part, each in zip(parts, keys, strict=True)
-    ]
+    kept = torch.ones(TEXTS, HEADS, length, length)
+    for part, each in zip(parts, keys, strict=True):
+        kept[part.place] = zero_some(torch.ones_like(kept[part.place]), rate, each)
 
     def formula(q, k, v):
-        return (torch.softmax(q @ k.transpose(-1, -2) / WIDTH**0.5, -1) * torch.cat(kept) / (1 - rate)) @ v
+        return (torch.softmax(q @ k.transpose(-1, -2) / WIDTH**0.5, -1) * kept / (1 - rate)) @ v
 
     torch.manual_seed(3)
     found = gradients(lambda *each: BatchedAttention.apply(*each, None, rate, None), [query, key, value], slope)
     torch.testing.assert_close(found, gradients(formula, [query, key, value], slope))
 
 
-def test_gradients_with_dropout_are_finite_differences(texts_at_a_time):
-    texts_at_a_time(4, 8)
+def test_gradients_with_dropout_are_finite_differences(pairs_at_a_time):
+    pairs_at_a_time(4, 8)
     tensors, _ = inputs(4, texts=3)
 
     def seeded(*each):
