@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
+from support.encoder_alone import timed_pass
 
 from cxml.config import ModelConfig
 from cxml.model import build_encoder
-from cxml.model.encoder import TappedEncoder
 
 TEXTS = 32
 GOAL = 1.0
@@ -58,19 +57,10 @@ def measure(length: int, dtype: torch.dtype, passes: int) -> tuple[float, float,
     plain = build_encoder(ModelConfig(taps=("5",)), num_levels=1).to(dtype).train()
     compiled = copy.deepcopy(plain)
     compiled.compile_layers(torch.device("cpu"), recompute=False)
-    first = timed(compiled, length)
-    timed(plain, length)
-    pairs = [(timed(plain, length), timed(compiled, length)) for _ in range(passes)]
+    first = timed_pass(compiled, TEXTS, length)
+    timed_pass(plain, TEXTS, length)
+    pairs = [(timed_pass(plain, TEXTS, length), timed_pass(compiled, TEXTS, length)) for _ in range(passes)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), first
-
-
-def timed(encoder: TappedEncoder, length: int) -> float:
-    """Time a forward and backward pass; return seconds."""
-    input_ids = torch.randint(1000, 30000, (TEXTS, length))
-    began = time.perf_counter()
-    (features,) = encoder(input_ids, torch.ones_like(input_ids))
-    features.backward(torch.ones_like(features))
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
+from support.encoder_alone import timed_pass
 
 from cxml.config import ModelConfig
 from cxml.model import build_encoder
@@ -69,12 +70,8 @@ def timed_in_pytorch(encoder: TappedEncoder, length: int) -> float:
 
 
 def timed(encoder: TappedEncoder, length: int) -> float:
-    """Time a forward and backward pass; return CPU seconds."""
-    input_ids = torch.randint(1000, 30000, (TOKENS // length, length))
-    began = time.process_time()
-    (features,) = encoder(input_ids, torch.ones_like(input_ids))
-    features.backward(torch.ones_like(features))
-    return time.process_time() - began
+    """CPU seconds of a pass."""
+    return timed_pass(encoder, TOKENS // length, length, time.process_time)
 
 
 if __name__ == "__main__":

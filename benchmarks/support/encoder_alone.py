@@ -1,4 +1,7 @@
-"""The encoder of a training as a model of its own, with which whole steps are compared."""
+"""The encoder of a training alone, with which whole steps are compared."""
+
+import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -17,3 +20,14 @@ class EncoderAlone(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Compute the scalar loss; see `TappedEncoder.forward`."""
         return torch.stack(self.encoder(input_ids, attention_mask)).sum()
+
+
+def timed_pass(
+    encoder: TappedEncoder, num_texts: int, length: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of a forward and backward pass over random texts of one length, without padding, by a clock."""
+    input_ids = torch.randint(1000, 30000, (num_texts, length))
+    began = clock()
+    (features,) = encoder(input_ids, torch.ones_like(input_ids))
+    features.backward(torch.ones_like(features))
+    return clock() - began
