@@ -132,6 +132,27 @@ def test_more_texts_get_no_more_epochs_and_no_smaller_batches(facts, texts):
     assert few["train.batch_size"] <= many["train.batch_size"]
 
 
+@given(facts=any_facts, lengths=st.lists(st.floats(3, 512), min_size=2, max_size=2))
+def test_longer_texts_get_no_more_epochs(facts, lengths):
+    shorter, longer = (chosen(dataclasses.replace(facts, mean_length=length)) for length in sorted(lengths))
+    assert shorter["train.epochs"] >= longer["train.epochs"] >= 3
+
+
+def test_an_epoch_over_long_texts_replaces_several_over_short_ones_on_a_cpu_only():
+    """Between the bounds, a run over texts of 96 tokens computes as many tokens as one over texts of 32."""
+    config = {"data": {"source": {"kind": "icd10cm"}, "max_length": 128}}
+    few = dataclasses.replace(FACTS, num_texts=4000)
+
+    def epochs(**facts):
+        _, choices = choose(config_of(**config), dataclasses.replace(few, **facts))
+        return next(choice.value for choice in choices if choice.name == "train.epochs")
+
+    assert epochs(mean_length=96) == pytest.approx(epochs(mean_length=32) / 3, abs=0.5)
+    assert epochs(mean_length=500) == epochs(mean_length=128), "no text has more than 128 tokens"
+    on_accelerator = dataclasses.replace(CPU, has_accelerator=True)
+    assert epochs(mean_length=96, machine=on_accelerator) == epochs(mean_length=32, machine=on_accelerator)
+
+
 @given(num_labels=st.integers(1, 10**8))
 def test_levels_are_powers_of_two_whose_leaves_hold_about_seven_labels(num_labels):
     sizes = level_sizes_for(num_labels)
