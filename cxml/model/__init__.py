@@ -14,7 +14,7 @@ from cxml.model.activations import activation_bytes
 from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import TappedEncoder, build_encoder, find_layers, layers_of
-from cxml.model.encoder_checks import check_bf16, check_features, check_tokens
+from cxml.model.encoder_checks import check_features, check_tokens
 from cxml.model.heads import ClusterLevel, EngineHead, LabelHead, Leaves, LevelHead, Rows, SelectionRule
 from cxml.model.level_prediction import LevelPrediction, host_features, on_host
 
@@ -32,7 +32,6 @@ __all__ = [
     "activation_bytes",
     "build_encoder",
     "build_model",
-    "check_bf16",
     "check_features",
     "check_tokens",
     "check_weights_fit",

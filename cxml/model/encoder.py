@@ -139,10 +139,11 @@ class TappedEncoder(nn.Module):
         mask = self._shown(attention_mask)
         with self._attention():
             states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        dtype = self._feature_dtype or self.transformer.dtype  # Mamba's states are in float32 between its layers
         features = []
         for tap, projection, dropout in zip(self.taps, self.projections, self.dropouts, strict=True):
             pooled = torch.cat([self._pool(states[layer], attention_mask, windows) for layer in tap], dim=-1)
-            features.append(dropout(projection(pooled)))
+            features.append(dropout(projection(pooled.to(dtype))))
         return features
 
     def _shown(self, mask_BT: Tensor) -> Tensor:

@@ -80,20 +80,6 @@ def check_features(config: ModelConfig, encoder: TappedEncoder, length: int, pad
         raise ConfigError("model.pooling", "cls", problem, "Set it to mean.")
 
 
-def check_bf16(config: ModelConfig, encoder: TappedEncoder) -> None:
-    """Check that an encoder, which is converted to bf16, computes in this format.
-
-    Raises:
-        ConfigError: it fails; names the reason.
-    """
-    ids = _some_tokens(1, encoder.transformer.config.vocab_size, 0)
-    try:
-        _states(encoder.bfloat16(), ids, 1)
-    except Exception as error:  # models raise errors of any kind
-        problem = f"the encoder {config.encoder} cannot compute in bf16 ({str(error)[:200]})"
-        raise ConfigError("train.precision", "bf16", problem, "Set it to fp32.") from error
-
-
 def _some_tokens(count: int, vocabulary: int, pad_id: int) -> Tensor:
     """Random token ids without the one that pads, [1, count]."""
     generator = torch.Generator().manual_seed(0)

@@ -25,11 +25,10 @@ from cxml.data import (
     window_rule,
 )
 from cxml.data.pretrained import load_pretrained_tokenizer
-from cxml.model import build_encoder, check_bf16, check_features, check_tokens, layers_of, read_encoder_config
+from cxml.model import build_encoder, check_features, check_tokens, layers_of, read_encoder_config
 from cxml.parallel import require_even_groups
 from cxml.pipeline.plan import require_packages, require_validation
 from cxml.preparation import refuse_too_long
-from cxml.training import precision_here
 
 _log = logging.getLogger(__name__)
 
@@ -125,8 +124,6 @@ def _require_sound_encoder(config: Config) -> None:
         layers_of(encoder.transformer, "train.compile", True, "Set it to false.")
     elif config.train.activation_checkpointing:
         encoder.recompute_activations()
-    if precision_here(config).train.precision == "bf16":
-        check_bf16(model, encoder)
 
 
 def _has_begun(config: Config) -> bool:

@@ -126,3 +126,12 @@ def test_memory_is_measured_without_data_or_unknown(tmp_path, saved):
         encoder = build_encoder(ModelConfig(encoder="none"), 1, saved.config)
     found = activation_bytes(encoder, 2, 8, torch.float32, recomputes=False)
     assert found is None or found > 0
+
+
+def test_features_in_bf16_are_in_bf16_and_near_those_in_float32(tmp_path, saved):
+    encoder = built(tmp_path, taps=("0+1", "2"))
+    with torch.no_grad():
+        expected = encoder(*texts())
+        for found, exact in zip(encoder.bfloat16()(*texts()), expected, strict=True):
+            assert found.dtype == torch.bfloat16
+            assert (found - exact).norm() <= 0.1 * exact.norm()

@@ -122,7 +122,6 @@ def test_weights_that_a_file_lacks_are_refused_but_an_unused_pooling_head_is_not
         ("xlm", "model.freeze_layers", 1),
         ("albert", "train.compile", True),
         ("mpnet", "train.activation_checkpointing", True),
-        ("mamba", "train.precision", "bf16"),
     ],
 )
 def test_what_a_kind_does_not_support_is_refused(tmp_path, kind, field, value):
