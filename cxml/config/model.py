@@ -54,8 +54,8 @@ class ModelConfig:
     """Weights that the run takes from start_from. `encoder`: the encoder and its projection of joined layers, but not
     its bottleneck; works with any tree and labels. `all`: all weights; requires the same tree."""
     freeze_layers: int = setting(0, choosable=True)
-    """Number of encoder layers, counted from the input, that are not trained. The embeddings are then not trained
-    either. 0: all layers are trained."""
+    """Number of encoder layers, counted from the input, that are not trained. The weights outside the layers, such as
+    the embeddings, are then not trained either. 0: all layers are trained."""
     trust_remote_code: bool = False
     """Run Python code that a Hub model contains. Use it only for models whose code you have read."""
 

@@ -19,6 +19,8 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from cxml.errors import DataError
 
 _ROPE = ("rope_parameters", "rope_scaling")
+_UNDECLARED = ("norm_rel_ebd", "conv_act")
+"""Words that models of transformers (DeBERTa) read, although no config class declares them."""
 _PLAIN_WORD = re.compile(r"[^/:\\]{0,64}")  # excludes paths and names of repositories and their functions
 _MOST_INT = 1 << 31
 _COUNTS = re.compile(r"layer|block|group|expert|depth|stage")
@@ -28,8 +30,8 @@ _ABOVE_0 = re.compile(r"num_.*(heads|layers)|(hidden|intermediate|vocab)_size")
 def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> PretrainedConfig:
     """The encoder's architecture from the `values` of a `config.json`.
 
-    Numbers are accepted in all fields, words and lists of words in fields specific to the model type. All other fields
-    (implementations, quantisation, nested models) are ignored.
+    Numbers are accepted in all fields, words and lists of words in fields specific to the model type and in those of
+    `_UNDECLARED`. All other fields (implementations, quantisation, nested models) are ignored.
 
     Raises:
         DataError: transformers has no text encoder of this type, or a value of one of its fields is invalid.
@@ -79,6 +81,8 @@ def _may_pass(name: str, value: object, config_class: type[PretrainedConfig], ow
         return False
     if name in _ROPE:
         return _is_plain(value, nesting=2)
+    if name in _UNDECLARED:
+        return _is_plain(value, nesting=0)
     if name in own:
         return not isinstance(value, dict)
     return _is_number(value) and not isinstance(getattr(config_class, name, None), property)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import hf_hub_download
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -57,24 +58,79 @@ def load_pretrained(config: ModelConfig) -> PreTrainedModel:
     path, trust = _checked_path(config.encoder), config.trust_remote_code
     architecture = read_encoder_config(config)
     try:
-        return AutoModel.from_pretrained(path, config=architecture, dtype=torch.float32, trust_remote_code=trust)
+        loaded, report = AutoModel.from_pretrained(
+            path, config=architecture, dtype=torch.float32, trust_remote_code=trust, output_loading_info=True
+        )
     except Exception as error:
         problem = f"its weights cannot be loaded ({str(error)[:300]})"
         raise ConfigError("model.encoder", config.encoder, problem, _REMEDY) from error
+    encoder = _text_encoder(loaded)
+    absent = set(report["missing_keys"])
+    missing = [name for name, weight in loaded.named_parameters() if name in absent and _is_used(weight, encoder)]
+    if missing:
+        problem = f"its files lack {len(missing)} weights, first {missing[0]}"
+        raise ConfigError("model.encoder", config.encoder, problem, "Give the folder of a complete model.")
+    return encoder
+
+
+def new_transformer(architecture: PretrainedConfig) -> PreTrainedModel:
+    """A text encoder with new weights; of a sequence-to-sequence model, the encoder."""
+    return _text_encoder(AutoModel.from_config(architecture))
+
+
+def read_num_positions(config: ModelConfig) -> int | None:
+    """`num_positions` of the encoder of a config. Raises what `read_encoder_config` raises."""
+    architecture = read_encoder_config(config)
+    with torch.device("meta"):
+        return num_positions(new_transformer(architecture))
+
+
+def num_positions(encoder: PreTrainedModel) -> int | None:
+    """Most tokens that an encoder reads at once; None if its architecture sets no limit.
+
+    The first positions of RoBERTa and its kind are reserved for padding.
+    """
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    if positions is None or positions < 1:  # XLNet has -1
+        return None
+    tables = [module for name, module in encoder.named_modules() if name.endswith("position_embeddings")]
+    paddings = [table.padding_idx for table in tables if isinstance(table, nn.Embedding)]
+    return positions - max((1 + padding for padding in paddings if padding is not None), default=0)
+
+
+def _text_encoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The encoder of a sequence-to-sequence model; any other model itself."""
+    return model.get_encoder() if type(model.config)().is_encoder_decoder else model
+
+
+def _is_used(weight: nn.Parameter, encoder: PreTrainedModel) -> bool:
+    """Whether a weight belongs to the encoder, without its unused pooling head."""
+    pooler = getattr(encoder, "pooler", None)
+    is_pooler = pooler is not None and any(weight is each for each in pooler.parameters())
+    return not is_pooler and any(weight is each for each in encoder.parameters())
 
 
 def load_pretrained_tokenizer(name: str, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder.
 
     Raises:
-        ConfigError: it cannot be loaded, or needs its own code, which is not trusted.
+        ConfigError: it cannot be loaded, needs its own code, which is not trusted, is not a fast tokenizer, or has no
+            padding token.
     """
     path = _checked_path(name)
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:
         problem = f"its tokenizer cannot be loaded ({str(error)[:300]})"
         raise ConfigError("model.encoder", name, problem, _REMEDY) from error
+    if not tokenizer.is_fast:
+        remedy = "Choose an encoder with a tokenizer.json."
+        raise ConfigError("model.encoder", name, "has no fast tokenizer", remedy)
+    if tokenizer.pad_token_id is None:
+        example = f'"pad_token": {json.dumps(tokenizer.eos_token or tokenizer.unk_token)}'
+        remedy = f"Copy its folder and add a token of its vocabulary to tokenizer_config.json, such as {example}."
+        raise ConfigError("model.encoder", name, "its tokenizer has no padding token", remedy)
+    return tokenizer
 
 
 def read_pooling(config: ModelConfig) -> Literal["cls", "mean"] | None:

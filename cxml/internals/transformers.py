@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import sys
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -10,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 SEEN_IN = "5.24.0"
 NAMES = (
     "transformers.PretrainedConfig._attn_implementation",
+    "transformers.masking_utils.create_bidirectional_mask",
     "transformers.utils.output_capturing.install_all_output_capturing_hooks",
     "transformers.utils.output_capturing:_output_capturing_hooks_installed",
 )
@@ -21,6 +24,24 @@ _HAS_RECORDERS = "_output_capturing_hooks_installed"
 def attention_kind(config: PretrainedConfig) -> str | None:
     """The attention implementation of a model with this config, such as `sdpa`; None if unknown."""
     return getattr(config, "_attn_implementation", None)
+
+
+def takes_wide_mask(model: PreTrainedModel) -> bool:
+    """Whether a mask of visible keys for every query, bool [B, 1, T, T], has the same effect as a mask [B, T].
+
+    transformers passes the wide mask to the attention unchanged, so it would replace a causal mask or that of a sliding
+    window. Embeddings that read the mask need its other form.
+    """
+    if attention_kind(model.config) != "sdpa":
+        return False
+    makers = {name for name in vars(sys.modules[type(model).__module__]) if name.startswith("create_")}
+    embeddings = getattr(model, "embeddings", None)
+    return (
+        "create_bidirectional_mask" in makers
+        and not any("sliding" in name or "chunked" in name for name in makers)
+        and not any(getattr(module, "is_causal", False) for module in model.modules())
+        and (embeddings is None or "attention_mask" not in inspect.signature(embeddings.forward).parameters)
+    )
 
 
 def without_recorders(model: PreTrainedModel) -> PreTrainedModel:

@@ -13,7 +13,8 @@ from cxml.data.pretrained import read_encoder_config
 from cxml.model.activations import activation_bytes
 from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML
-from cxml.model.encoder import TappedEncoder, build_encoder
+from cxml.model.encoder import TappedEncoder, build_encoder, find_layers, layers_of
+from cxml.model.encoder_checks import check_features, check_tokens
 from cxml.model.heads import ClusterLevel, EngineHead, LabelHead, Leaves, LevelHead, Rows, SelectionRule
 from cxml.model.level_prediction import LevelPrediction, host_features, on_host
 
@@ -31,8 +32,12 @@ __all__ = [
     "activation_bytes",
     "build_encoder",
     "build_model",
+    "check_features",
+    "check_tokens",
     "check_weights_fit",
+    "find_layers",
     "host_features",
+    "layers_of",
     "on_host",
     "read_encoder_config",
 ]

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cxml.config import ModelConfig
 from cxml.data import Part, Windows, length_parts
-from cxml.data.pretrained import load_pretrained
+from cxml.data.pretrained import load_pretrained, new_transformer
 from cxml.errors import ConfigError
 from cxml.internals.torch import state_with_modules
-from cxml.internals.transformers import attention_kind, without_recorders
+from cxml.internals.transformers import takes_wide_mask, without_recorders
 from cxml.model.compilation import compile_layers
 from cxml.model.cpu_attention import CpuTraining
 
@@ -91,6 +91,7 @@ class TappedEncoder(nn.Module):
         self.hidden_size: int = transformer.config.hidden_size
         self.splits_batches = False
         self.is_compiled = False
+        self._takes_wide_mask = takes_wide_mask(transformer)
         self._feature_dtype: torch.dtype | None = None
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Dropout(projection_dropout), _mean_of(len(tap), self.hidden_size))
@@ -138,20 +139,20 @@ class TappedEncoder(nn.Module):
         mask = self._shown(attention_mask)
         with self._attention():
             states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        dtype = self._feature_dtype or self.transformer.dtype  # Mamba's states are in float32 between its layers
         features = []
         for tap, projection, dropout in zip(self.taps, self.projections, self.dropouts, strict=True):
             pooled = torch.cat([self._pool(states[layer], attention_mask, windows) for layer in tap], dim=-1)
-            features.append(dropout(projection(pooled)))
+            features.append(dropout(projection(pooled.to(dtype))))
         return features
 
     def _shown(self, mask_BT: Tensor) -> Tensor:
         """The mask for the transformer.
 
         The host reads a two-dimensional mask, because it may be omitted; on an accelerator the host would wait for it.
-        There, the mask is [B, 1, T, T] if the attention is PyTorch's own, which accepts it.
+        There, the mask is [B, 1, T, T] if the transformer accepts it.
         """
-        attention = attention_kind(self.transformer.config)
-        if mask_BT.device.type == "cpu" or attention != "sdpa":
+        if mask_BT.device.type == "cpu" or not self._takes_wide_mask:
             return mask_BT
         return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)
 
@@ -188,11 +189,19 @@ class TappedEncoder(nn.Module):
         return state_with_modules(self, {"transformer": transformer})
 
     def recompute_activations(self) -> None:
-        """Recompute activations inside the layers in the backward pass, for about a third more time."""
+        """Recompute activations inside the layers in the backward pass, for about a third more time.
+
+        Raises:
+            ConfigError: the encoder does not support it.
+        """
         options = {"use_reentrant": False, "context_fn": self._contexts}
         names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # newer and earlier transformers
         enable = next(getattr(self.transformer, name) for name in names if hasattr(self.transformer, name))
-        enable(options)
+        try:
+            enable(options)
+        except ValueError as error:
+            problem = "this encoder cannot recompute activations"
+            raise ConfigError("train.activation_checkpointing", True, problem, "Set it to false.") from error
 
     def compile_layers(self, device: torch.device, *, recompute: bool) -> None:
         """Compile the transformer's layers for training; see `cxml.model.compilation`.
@@ -261,11 +270,9 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
     Raises:
         ConfigError: a layer does not exist in the encoder, or the bottleneck is wider than the encoder.
     """
-    transformer = load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
+    transformer = load_pretrained(config) if architecture is None else new_transformer(architecture)
     if getattr(transformer, "pooler", None) is not None:
-        transformer.pooler = cast(
-            nn.Module, None
-        )  # the levels read hidden states; an unused pooling head would only decay
+        transformer.pooler = nn.Identity()  # the levels read hidden states; an unused pooling head would only decay
     num_layers, width = transformer.config.num_hidden_layers, transformer.config.hidden_size
     if config.bottleneck > width:
         problem = f"is wider than the encoder, which has {width} dimensions"
@@ -289,16 +296,19 @@ def _evenly_spaced_dropouts(num_levels: int) -> tuple[float, ...]:
 
 
 def _freeze(transformer: PreTrainedModel, num_frozen: int) -> None:
-    """Freeze the embeddings and the first `num_frozen` layers; does nothing if that is 0."""
+    """Train only the layers after the first `num_frozen`; does nothing if that is 0.
+
+    Weights outside the layers, such as relative position embeddings, can affect the first layers, so they are frozen.
+    """
     if num_frozen == 0:
         return
     num_layers = transformer.config.num_hidden_layers
     if num_frozen > num_layers:
         raise ConfigError("model.freeze_layers", num_frozen, f"the encoder has {num_layers} layers", "Use fewer.")
     layers = layers_of(transformer, "model.freeze_layers", num_frozen, "Set it to 0.")
-    embeddings = cast(nn.Module, getattr(transformer, "embeddings", transformer.get_input_embeddings()))
-    for module in (embeddings, *list(layers)[:num_frozen]):
-        module.requires_grad_(False)
+    cast(nn.Module, transformer).requires_grad_(False)
+    for layer in layers[num_frozen:]:
+        layer.requires_grad_(True)
 
 
 def layers_of(transformer: PreTrainedModel, field: str, value: object, remedy: str) -> nn.ModuleList:
@@ -307,8 +317,18 @@ def layers_of(transformer: PreTrainedModel, field: str, value: object, remedy: s
     Raises:
         ConfigError: they cannot be found; names the field that needs them, its value, and the remedy.
     """
-    num_layers = transformer.config.num_hidden_layers
-    stacks = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
-    if not stacks:
+    layers = find_layers(transformer)
+    if layers is None:
         raise ConfigError(field, value, "the layers of this encoder cannot be identified", remedy)
-    return stacks[0]
+    return layers
+
+
+def find_layers(transformer: PreTrainedModel) -> nn.ModuleList | None:
+    """The transformer's layers in their order; None if they share weights, or if their parts are in several lists."""
+    num_layers = transformer.config.num_hidden_layers
+    stacks: dict[str, nn.ModuleList] = {}
+    for name, module in transformer.named_modules():
+        is_inside = any(name.startswith(f"{outer}.") for outer in stacks)
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers and not is_inside:
+            stacks[name] = module
+    return stacks.popitem()[1] if len(stacks) == 1 else None

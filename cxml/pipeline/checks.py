@@ -6,6 +6,7 @@ config -> check_run() -> prepared data -> check_run_on_data() -> tree, training
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,15 +24,21 @@ from cxml.data import (
     train_texts,
     window_rule,
 )
-from cxml.model import build_encoder, read_encoder_config
+from cxml.data.pretrained import load_pretrained_tokenizer
+from cxml.model import build_encoder, check_features, check_tokens, layers_of, read_encoder_config
 from cxml.parallel import require_even_groups
 from cxml.pipeline.plan import require_packages, require_validation
+from cxml.preparation import refuse_too_long
 
 _log = logging.getLogger(__name__)
+
+_PROBED = 16  # tokens, if the length is open
 
 
 def check_run(config: Config, *, prepares_again: bool = False) -> None:
     """Check that packages, encoder, validation texts and initial weights of a run exist and match its settings.
+
+    Unless the run has begun, it loads the encoder and runs it on a few tokens.
 
     Args:
         config: the run's config, which may have open fields.
@@ -44,6 +51,8 @@ def check_run(config: Config, *, prepares_again: bool = False) -> None:
     require_packages(config)
     require_validation(config, prepares_again=prepares_again)
     _require_layers(config)
+    if prepares_again or not _has_begun(config):
+        _require_sound_encoder(config)
     if config.head.group_size != "node":
         require_even_groups(config.head.group_size, config.train.num_workers)
     if config.model.start_from and not _has_begun(config):
@@ -99,6 +108,22 @@ def _require_layers(config: Config) -> None:
         build_encoder(model, max(1, len(model.taps)), read_encoder_config(model))
     if model.window:
         window_rule(config)
+
+
+def _require_sound_encoder(config: Config) -> None:
+    """Load the encoder and run it on a few tokens, see `check_features`."""
+    model, is_open = config.model, "data.max_length" in config.auto
+    tokenizer = load_pretrained_tokenizer(model.encoder, trust_remote_code=model.trust_remote_code)
+    check_tokens(model, tokenizer, read_encoder_config(model).vocab_size)
+    if not is_open:
+        refuse_too_long(config)
+    encoder = build_encoder(model, max(1, len(model.taps)))
+    length = model.window or _PROBED if is_open else config.tokens_at_once
+    check_features(model, encoder, length, cast(int, tokenizer.pad_token_id), pools="model.pooling" not in config.auto)
+    if config.train.compile:
+        layers_of(encoder.transformer, "train.compile", True, "Set it to false.")
+    elif config.train.activation_checkpointing:
+        encoder.recompute_activations()
 
 
 def _has_begun(config: Config) -> bool:

@@ -33,6 +33,7 @@ from cxml.artefacts import FileEntry
 from cxml.checkpoint import load_weights, parse_tensors
 from cxml.config import Config, config_to_dict, saved_config
 from cxml.data.architecture import read_architecture
+from cxml.data.pretrained import num_positions
 from cxml.errors import ConfigError, DataError
 from cxml.evidence import EVIDENCE, FOLDERS, read_evidence, write_evidence
 from cxml.model import build_model, check_weights_fit
@@ -138,6 +139,10 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False, evi
     model = build_model(
         config.model, tree, architecture, lambda _: ((), prediction_head(rows, layout, exchange, scores_all=scores_all))
     )
+    positions = num_positions(model.encoder.transformer)
+    if positions is not None and config.tokens_at_once > positions:
+        field = "model.window" if config.model.window else "data.max_length"
+        raise DataError(storage.join(url, _CONFIG), f"{field} exceeds the number of the encoder's positions", _AGAIN)
     load_weights(model, weights, weights_file, _AGAIN)
     labels = _read_labels(url, files[_LABELS], tree.num_labels)
     has_decisions = evidence or folder is None
@@ -188,9 +193,6 @@ class _Settings:
         pad_id = values.get("pad_id")
         if not isinstance(pad_id, int) or not 0 <= pad_id < architecture.vocab_size:
             raise DataError(file, f"pad_id {pad_id!r} is not a token of the encoder", _AGAIN)
-        if config.tokens_at_once > getattr(architecture, "max_position_embeddings", config.tokens_at_once):
-            field = "model.window" if config.model.window else "data.max_length"
-            raise DataError(file, f"{field} exceeds the number of the encoder's positions", _AGAIN)
         if not _are_facts(values["facts"]):
             raise DataError(file, "its facts do not have the right types", _AGAIN)
         return cls(config, architecture, pad_id, values["facts"])

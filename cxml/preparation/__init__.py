@@ -18,6 +18,14 @@ Output: a folder that `cxml.data.ShardedDataset` opens, its manifest written las
 from cxml.preparation.inputs import expected_fingerprint, is_prepared
 from cxml.preparation.lengths import with_length
 from cxml.preparation.passes import prepare
-from cxml.preparation.tokenizing import load_tokenizer, tokenize
+from cxml.preparation.tokenizing import load_tokenizer, refuse_too_long, tokenize
 
-__all__ = ["expected_fingerprint", "is_prepared", "load_tokenizer", "prepare", "tokenize", "with_length"]
+__all__ = [
+    "expected_fingerprint",
+    "is_prepared",
+    "load_tokenizer",
+    "prepare",
+    "refuse_too_long",
+    "tokenize",
+    "with_length",
+]

@@ -19,19 +19,15 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     """The tokenizer of `model.encoder`, and the facts that identify it.
 
     Raises:
-        ConfigError: it cannot be loaded, is not a fast tokenizer, has no padding token, `data.max_length` (or
-            `model.window` if set) exceeds the encoder's positions, or a window has no room for text tokens.
+        ConfigError: it cannot be loaded, `data.max_length` (or `model.window` if set) exceeds the encoder's positions,
+            or a window has no room for text tokens.
     """
     # Importing transformers takes seconds; workers get the rules instead.
-    from cxml.data.pretrained import load_pretrained_tokenizer, read_encoder_config  # noqa: PLC0415
+    from cxml.data.pretrained import load_pretrained_tokenizer  # noqa: PLC0415
 
     name = config.model.encoder
     tokenizer = load_pretrained_tokenizer(name, trust_remote_code=config.model.trust_remote_code)
-    encoder = read_encoder_config(config.model)
-    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
-        remedy = "Choose an encoder with a tokenizer.json that defines a padding token."
-        raise ConfigError("model.encoder", name, "has no fast tokenizer with a padding token", remedy)
-    _refuse_too_long(config, getattr(encoder, "max_position_embeddings", None))
+    refuse_too_long(config)
     backend = cast(Tokenizer, tokenizer.backend_tokenizer)
     window_rule(config, backend)
     rules = tokenizer_fingerprint(backend)
@@ -39,8 +35,11 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     return tokenizer, info
 
 
-def _refuse_too_long(config: Config, positions: int | None) -> None:
+def refuse_too_long(config: Config) -> None:
     """Raise `ConfigError` if the encoder's input would exceed its number of positions."""
+    from cxml.data.pretrained import read_num_positions  # noqa: PLC0415
+
+    positions = read_num_positions(config.model)
     length, window = config.data.max_length, config.model.window
     if positions is None or config.tokens_at_once <= positions:
         return

@@ -14,12 +14,14 @@ class EncoderFacts:
         num_layers: transformer layers.
         hidden_size: D.
         num_parameters: weights of the layers, without the embeddings.
+        has_separate_layers: whether some of its layers can be frozen.
         pooling: pooling of its pretraining; None if its files do not specify it.
     """
 
     num_layers: int
     hidden_size: int
     num_parameters: int
+    has_separate_layers: bool
     pooling: Literal["cls", "mean"] | None
 
 

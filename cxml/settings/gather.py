@@ -11,7 +11,14 @@ from cxml import extras
 from cxml.accelerators import accelerator_type, device_of
 from cxml.config import Config, HeadConfig, ModelConfig
 from cxml.data import VALIDATION, DataManifest, Ragged, ShardedDataset, data_url, read_label_table
-from cxml.data.pretrained import read_encoder_config, read_pooling, read_sentence_length
+from cxml.data.pretrained import (
+    new_transformer,
+    read_encoder_config,
+    read_num_positions,
+    read_pooling,
+    read_sentence_length,
+)
+from cxml.model import find_layers
 from cxml.operating_system import free_memory
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
 from cxml.settings.names import NameOverlap, overlap_of_names
@@ -91,11 +98,14 @@ def facts_of(
 def encoder_facts(model: ModelConfig) -> EncoderFacts:
     """The facts of an encoder, without loading its weights. Raises `ConfigError` if it cannot be read."""
     architecture = read_encoder_config(model)
+    with torch.device("meta"):
+        separate = find_layers(new_transformer(architecture))
     layers, width = architecture.num_hidden_layers, architecture.hidden_size
     return EncoderFacts(
         num_layers=layers,
         hidden_size=width,
         num_parameters=12 * layers * width**2,  # 4 attention projections, 2 of 4x width
+        has_separate_layers=separate is not None,
         pooling=read_pooling(model),
     )
 
@@ -113,7 +123,7 @@ def longest_possible(model: ModelConfig, tokenizer_limit: int, *, words_read_the
     """
     if model.window:
         return _MOST_WINDOWS * model.window
-    positions = getattr(read_encoder_config(model), "max_position_embeddings", None)
+    positions = read_num_positions(model)
     known = [each for each in (read_sentence_length(model), positions, tokenizer_limit) if each is not None]
     is_slow = words_read_the_rest and accelerator_type() is None
     return min([*known, MOST_TOKENS_ON_CPU if is_slow else _MOST_TOKENS])

@@ -240,6 +240,8 @@ def freeze_layers(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG
     """A third of the layers on a CPU, which saves a quarter of the time."""
     if facts.machine.has_accelerator:
         return 0, "an accelerator is fast enough to train all layers"
+    if not facts.encoder.has_separate_layers:
+        return 0, "the layers of this encoder cannot be frozen one by one"
     third = facts.encoder.num_layers // 3
     return third, "a third of the layers, which saves a quarter of the time on a CPU"
 

@@ -29,7 +29,9 @@ from cxml.settings import (
 )
 from cxml.tree.shape import check_level_sizes, level_sizes_for
 
-ENCODER = EncoderFacts(num_layers=6, hidden_size=384, num_parameters=12 * 6 * 384**2, pooling="mean")
+ENCODER = EncoderFacts(
+    num_layers=6, hidden_size=384, num_parameters=12 * 6 * 384**2, has_separate_layers=True, pooling="mean"
+)
 CPU = MachineFacts(has_accelerator=False, free_bytes=8 << 30, has_faiss=True)
 FACTS = Facts(
     num_texts=76_194, num_validation=0, words_per_text=12, num_labels=13_728, texts_per_label=4, mean_length=18,
@@ -234,7 +236,9 @@ def test_levels_that_are_left_open_fit_lists_with_a_value_per_level():
 
 
 def test_the_papers_encoder_gets_the_papers_rate_and_layers():
-    bert = EncoderFacts(num_layers=12, hidden_size=768, num_parameters=85_000_000, pooling=None)
+    bert = EncoderFacts(
+        num_layers=12, hidden_size=768, num_parameters=85_000_000, has_separate_layers=True, pooling=None
+    )
     gpu = MachineFacts(has_accelerator=True, free_bytes=80 << 30, has_faiss=False)
     found = chosen(dataclasses.replace(FACTS, num_labels=501_070, num_texts=1_779_881, encoder=bert, machine=gpu),
                    train={"batch_size": 64})  # fmt: skip
