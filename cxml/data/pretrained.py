@@ -73,16 +73,21 @@ def load_pretrained(config: ModelConfig) -> PreTrainedModel:
     return encoder
 
 
-def new_transformer(architecture: PretrainedConfig) -> PreTrainedModel:
+def new_transformer(architecture: PretrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """A text encoder with new weights; of a sequence-to-sequence model, the encoder."""
-    return _text_encoder(AutoModel.from_config(architecture))
+    return _text_encoder(AutoModel.from_config(architecture, trust_remote_code=trust_remote_code))
+
+
+def outline_of(config: ModelConfig) -> PreTrainedModel:
+    """The encoder of a config, without its weights. Raises what `read_encoder_config` raises."""
+    architecture = read_encoder_config(config)
+    with torch.device("meta"):
+        return new_transformer(architecture, trust_remote_code=config.trust_remote_code)
 
 
 def read_num_positions(config: ModelConfig) -> int | None:
     """`num_positions` of the encoder of a config. Raises what `read_encoder_config` raises."""
-    architecture = read_encoder_config(config)
-    with torch.device("meta"):
-        return num_positions(new_transformer(architecture))
+    return num_positions(outline_of(config))
 
 
 def num_positions(encoder: PreTrainedModel) -> int | None:

@@ -12,8 +12,7 @@ from cxml.accelerators import accelerator_type, device_of
 from cxml.config import Config, HeadConfig, ModelConfig
 from cxml.data import VALIDATION, DataManifest, Ragged, ShardedDataset, data_url, read_label_table
 from cxml.data.pretrained import (
-    new_transformer,
-    read_encoder_config,
+    outline_of,
     read_num_positions,
     read_pooling,
     read_sentence_length,
@@ -97,15 +96,13 @@ def facts_of(
 
 def encoder_facts(model: ModelConfig) -> EncoderFacts:
     """The facts of an encoder, without loading its weights. Raises `ConfigError` if it cannot be read."""
-    architecture = read_encoder_config(model)
-    with torch.device("meta"):
-        separate = find_layers(new_transformer(architecture))
-    layers, width = architecture.num_hidden_layers, architecture.hidden_size
+    outline = outline_of(model)
+    layers, width = outline.config.num_hidden_layers, outline.config.hidden_size
     return EncoderFacts(
         num_layers=layers,
         hidden_size=width,
         num_parameters=12 * layers * width**2,  # 4 attention projections, 2 of 4x width
-        has_separate_layers=separate is not None,
+        has_separate_layers=find_layers(outline) is not None,
         pooling=read_pooling(model),
     )
 

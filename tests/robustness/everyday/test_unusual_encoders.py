@@ -134,3 +134,26 @@ def test_what_a_kind_does_not_support_is_refused(tmp_path, kind, field, value):
 )
 def test_the_run_knows_whether_layers_can_be_frozen(tmp_path, kind, has_separate_layers):
     assert encoder_facts(config_of(tmp_path, kind).model).has_separate_layers is has_separate_layers
+
+
+OWN_CODE = """
+from transformers import BertConfig, BertModel
+
+class OwnConfig(BertConfig):
+    model_type = "own-bert"
+
+class OwnModel(BertModel):
+    config_class = OwnConfig
+"""
+
+
+def test_encoders_with_trusted_code_of_their_own_are_accepted(tmp_path):
+    save_encoder(tmp_path / "encoder", "bert")
+    file = tmp_path / "encoder" / "config.json"
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "own-bert", "auto_map": classes}))
+    (tmp_path / "encoder" / "own.py").write_text(OWN_CODE)
+    config = config_of(tmp_path, model={"trust_remote_code": True})
+    check_run(config)
+    assert encoder_facts(config.model).has_separate_layers
+    assert read_num_positions(config.model) == ARCHITECTURES["bert"]["max_position_embeddings"]
