@@ -113,9 +113,9 @@ class TrainConfig:
     `refit` require validation texts."""
     keep_by: str = setting("nDCG@5", since_files=True)
     """Label metric that selects the epoch for `keep`: P, RP, nDCG, PSP, PSnDCG or recall at some k."""
-    patience: int = setting(0, since_files=True)
+    patience: int = setting(0, since_files=True, choosable=True)
     """Number of evaluations without a better epoch after which training stops, if `keep` is `best` or `refit`; 0:
-    training never stops early. If `keep` is left open, the run then chooses `best` or `refit`."""
+    training never stops early. With a value and an open `keep`, the run chooses `best` or `refit`."""
     hang_minutes: float = setting(30.0, "none")
     """Number of minutes after which a process that finishes no step prints the stacks of its threads and ends the job.
     The time of saves and evaluations does not count. 0: no limit."""

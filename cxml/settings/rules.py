@@ -29,7 +29,7 @@ _SHARE_OF_STEP = 0.2  # of the encoder's work that scoring all labels may add
 _SHARE_OF_MEMORY = 0.5  # of the free memory for the label rows
 _LONG_TAIL = 1.25  # ratio of long to mean length from which bucketing pays off
 _RATE_OF_ONE_STEP, _LEAST_RATE, _MOST_RATE, _WIDTH_OF_RATES = 0.25, 2e-3, 1.5e-2, 384
-_USUAL_EPOCHS, _USUAL_TEXTS, _USUAL_LENGTH = 8, 90_000, 32
+_USUAL_EPOCHS, _USUAL_TEXTS = 8, 90_000
 _FEWEST_EPOCHS, _MOST_EPOCHS, _PAPER_EPOCHS = 3, 40, 15
 _VALIDATION_SHARE, _MOST_VALIDATION = 0.1, 2000
 _FEWEST_TO_VALIDATE = 50  # validation texts; fewer choose the best epoch and the weights of evidence by chance
@@ -151,21 +151,25 @@ def batch_size(facts: Facts, config: Config) -> tuple[int, str]:
 
 
 def epochs(facts: Facts, config: Config) -> tuple[int, str]:
-    """Small data sets need more passes for the same number of steps; the fourth root of the size limits the time.
-
-    On a CPU, an epoch over long texts computes more and teaches more.
-    """
-    num_texts, length = _trained_texts(facts, config), min(facts.mean_length, config.data.max_length)
+    """Small data sets need more passes for the same number of steps; the fourth root of the size limits the time."""
+    num_texts = _trained_texts(facts, config)
     wanted = _USUAL_EPOCHS * (_USUAL_TEXTS / num_texts) ** 0.25
-    reason = f"{counted(num_texts, 'text')}: smaller data sets get more epochs"
-    if facts.machine.has_accelerator:
-        wanted = max(wanted, min(2 * wanted, _PAPER_EPOCHS))
-    elif length > _USUAL_LENGTH:
-        wanted *= _USUAL_LENGTH / length
-        reason = (
-            f"{counted(num_texts, 'text')} of {length:.0f} tokens: smaller data sets get more epochs, long texts fewer"
-        )
-    return min(max(round(wanted), _FEWEST_EPOCHS), _MOST_EPOCHS), reason
+    if facts.machine.has_accelerator and wanted < _PAPER_EPOCHS:
+        wanted = min(2 * wanted, _PAPER_EPOCHS)
+    chosen = min(max(round(wanted), _FEWEST_EPOCHS), _MOST_EPOCHS)
+    return chosen, f"{counted(num_texts, 'text')}: smaller data sets get more epochs"
+
+
+def patience(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG001 - the form of all rules
+    """A quarter of the epochs, if validation texts select the best one.
+
+    The rate falls throughout the training, so the metric rarely rises again after a long pause.
+    """
+    train = config.train
+    if not train.selects:
+        return 0, "no epoch is selected"
+    waits = math.ceil(max(train.epochs / 4, 3) / train.evaluation_interval)
+    return waits, f"a quarter of {counted(train.epochs, 'epoch')}, at least three, without a better one"
 
 
 def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
@@ -299,6 +303,7 @@ RULES: dict[str, Rule] = {
     "train.batch_size": batch_size,
     "train.bucket_by_length": bucket_by_length,
     "train.epochs": epochs,
+    "train.patience": patience,
     "model.dropouts": dropouts,
     "optim.encoder_lr": encoder_lr,
     "optim.classifier_lr": classifier_lr,

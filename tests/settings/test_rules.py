@@ -134,25 +134,21 @@ def test_more_texts_get_no_more_epochs_and_no_smaller_batches(facts, texts):
     assert few["train.batch_size"] <= many["train.batch_size"]
 
 
-@given(facts=any_facts, lengths=st.lists(st.floats(3, 512), min_size=2, max_size=2))
-def test_longer_texts_get_no_more_epochs(facts, lengths):
-    shorter, longer = (chosen(dataclasses.replace(facts, mean_length=length)) for length in sorted(lengths))
-    assert shorter["train.epochs"] >= longer["train.epochs"] >= 3
+@given(facts=any_facts, keep=st.sampled_from(["last", "best", "refit"]), interval=st.integers(0, 5))
+def test_training_stops_early_only_where_validation_selects_the_epoch(facts, keep, interval):
+    found = chosen(facts, train={"keep": keep, "evaluate_every": interval})
+    waits = found["train.patience"] * max(interval, 1)
+    assert (waits > 0) == (keep != "last")
+    if waits:
+        assert max(3, found["train.epochs"] / 4) <= waits < max(3, found["train.epochs"] / 4) + max(interval, 1)
 
 
-def test_an_epoch_over_long_texts_replaces_several_over_short_ones_on_a_cpu_only():
-    """Between the bounds, a run over texts of 96 tokens computes as many tokens as one over texts of 32."""
-    config = {"data": {"source": {"kind": "icd10cm"}, "max_length": 128}}
-    few = dataclasses.replace(FACTS, num_texts=4000)
-
-    def epochs(**facts):
-        _, choices = choose(config_of(**config), dataclasses.replace(few, **facts))
-        return next(choice.value for choice in choices if choice.name == "train.epochs")
-
-    assert epochs(mean_length=96) == pytest.approx(epochs(mean_length=32) / 3, abs=0.5)
-    assert epochs(mean_length=500) == epochs(mean_length=128), "no text has more than 128 tokens"
-    on_accelerator = dataclasses.replace(CPU, has_accelerator=True)
-    assert epochs(mean_length=96, machine=on_accelerator) == epochs(mean_length=32, machine=on_accelerator)
+def test_a_given_patience_and_a_choice_of_it_are_independent_of_the_rule_for_what_a_run_keeps():
+    few = dataclasses.replace(FACTS, num_texts=3000)
+    assert (chosen(few)["train.keep"], chosen(few)["train.patience"]) == ("refit", 5)
+    assert chosen(few, train={"patience": 2})["train.keep"] == "refit"
+    assert (chosen()["train.keep"], chosen()["train.patience"]) == ("last", 0)
+    assert chosen(train={"patience": 2})["train.keep"] == "best"
 
 
 @given(num_labels=st.integers(1, 10**8))
