@@ -172,7 +172,7 @@ def test_a_run_on_a_store_that_is_killed_within_an_epoch_keeps_the_records_of_it
     prepare_with_tree(base)
     config = checkpointed(base, url, checkpoint={"every_minutes": 0.0, "every_steps": 3})
     first = Ranks(config, 1, tmp_path / "first", environment=credentials(store))
-    assert wait_for_step(first, checkpoints_url(config), 6)
+    assert wait_for_step(first, checkpoints_url(config), 6), first.log()
     first.kill([0])
     assert first.wait() == [-signal.SIGKILL]
     second = Ranks(config, 1, tmp_path / "second", environment=credentials(store))

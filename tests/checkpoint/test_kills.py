@@ -68,7 +68,7 @@ def begin(base, output, **parts):
 def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on_as_if_nothing_had_been(base, through, tmp_path):
     config, url = begin(base, tmp_path / "out")
     ranks = Ranks(config, NUM_RANKS, tmp_path / "first")
-    assert wait_for_step(ranks, url, 6)
+    assert wait_for_step(ranks, url, 6), ranks.log()
     ranks.kill([1])
     codes = ranks.wait()
     assert codes[1] == -signal.SIGKILL
@@ -84,7 +84,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on_as_if_nothing_had_b
 def test_ranks_killed_while_training_waits_for_a_save_leave_no_half_checkpoint(base, through, tmp_path, victims):
     config, url = begin(base, tmp_path / "out")
     ranks = Ranks(config, NUM_RANKS, tmp_path / "first", has_memory=False)
-    assert wait_for_step(ranks, url, 4)
+    assert wait_for_step(ranks, url, 4), ranks.log()
     wait_for_save(ranks, url)
     ranks.kill(victims)
     assert 0 not in ranks.wait()
