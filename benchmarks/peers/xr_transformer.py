@@ -10,7 +10,6 @@ cuts all texts to one length. The script writes and prints what linear_models.py
 
 import json
 import logging
-import resource
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from linear_models import ranked
+from peak_memory import peak_bytes
 from pecos.xmc import Indexer, LabelEmbeddingFactory  # pyright: ignore
 from pecos.xmc.xtransformer.model import XTransformer  # pyright: ignore
 from pecos.xmc.xtransformer.module import MLProblemWithText  # pyright: ignore
@@ -59,8 +59,7 @@ def main() -> None:
     prediction = time.perf_counter() - began
     np.save(Path(out, "predicted.npy"), ranked(found, int(k)))
     size = sum(file.stat().st_size for file in Path(out, "model").rglob("*") if file.is_file())
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak}))
+    print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak_bytes()}))
 
 
 def length_of(encoder: str, texts: list[str]) -> int:
