@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from cxml.config import SourceConfig
@@ -26,6 +27,7 @@ _KEYS = ("id", "index", "key", "uid", "uuid", "unnamed:_0")
 """Usual names of keys, which are never the other column of a table of two."""
 _DEFAULTS = SourceConfig(kind="icd10cm")
 _COMMA = ","
+_RECURRING = 0.2  # share of the names that occur in several different cells, which parts of names do not reach
 
 
 def guess_columns(
@@ -84,8 +86,9 @@ def _plain(name: str) -> str:
 def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str, bool]:
     """The separator of labels in the table `url`, and whether it was preferred to commas that occur too.
 
-    Labels recur in other combinations, so their separator gives fewer distinct names than there are distinct cells. A
-    character inside names gives more names. If the config sets a comma, it separates wherever it occurs.
+    Labels recur in other combinations, so their separator gives fewer distinct names than there are distinct cells, or
+    names that occur in several of them. A character inside names gives more names, which rarely recur. If the config
+    sets a comma, it separates wherever it occurs.
 
     Args:
         url: the table.
@@ -98,7 +101,7 @@ def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str
     has_commas = any(_COMMA in text for text in texts)
     if has_commas or not names:
         names = {_COMMA: _num_names(_COMMA, texts), **names}
-    best = min(names, key=lambda separator: names[separator])
+    best = max(names, key=lambda separator: _texts_per_name(separator, texts))
     if best == _COMMA:
         are_single = names[_COMMA] > len(texts) and len(strings) >= 2 * len(texts)  # whole cells recur, not names
         if setting == "auto" and are_single:
@@ -132,8 +135,9 @@ def warn_of_repeated_texts(url: str, texts: Sequence[object], cells: Sequence[ob
 
 def recurring_separator(cells: Iterable[object]) -> str | None:
     """The separator, a comma or another, whose names recur in other combinations; None if there is none."""
-    names = _names_by_separator((_COMMA, *SEPARATORS), set(_strings(cells)))
-    return min(names, key=lambda separator: names[separator], default=None)
+    texts = set(_strings(cells))
+    names = _names_by_separator((_COMMA, *SEPARATORS), texts)
+    return max(names, key=lambda separator: _texts_per_name(separator, texts), default=None)
 
 
 def _strings(cells: Iterable[object]) -> list[str]:
@@ -142,8 +146,14 @@ def _strings(cells: Iterable[object]) -> list[str]:
 
 
 def _names_by_separator(separators: Iterable[str], texts: Collection[str]) -> dict[str, int]:
-    """The number of names that each separator gives, if it gives fewer than there are texts."""
-    return {each: count for each in separators if (count := _num_names(each, texts)) < len(texts)}
+    """The number of names that each separator gives, if there are fewer than texts, or if many recur."""
+    found = {}
+    for separator in separators:
+        occurrences = _occurrences(separator, texts)
+        num_recurring = sum(count > 1 for count in occurrences.values())
+        if len(occurrences) < len(texts) or num_recurring > _RECURRING * len(occurrences):
+            found[separator] = len(occurrences)
+    return found
 
 
 def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
@@ -155,6 +165,17 @@ def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
     )
 
 
+def _occurrences(separator: str, texts: Collection[str]) -> Counter[str]:
+    """The number of texts with each name between separators."""
+    return Counter(name for text in texts for name in {part.strip() for part in text.split(separator)})
+
+
 def _num_names(separator: str, texts: Collection[str]) -> int:
     """The number of different names between separators."""
-    return len({name.strip() for text in texts for name in text.split(separator)})
+    return len(_occurrences(separator, texts))
+
+
+def _texts_per_name(separator: str, texts: Collection[str]) -> float:
+    """Texts of a name between separators, on average."""
+    occurrences = _occurrences(separator, texts)
+    return occurrences.total() / max(1, len(occurrences))

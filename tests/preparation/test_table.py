@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import gzip
 import json
+import random
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -270,10 +271,25 @@ def test_what_separates_labels_is_guessed_where_the_same_names_come_back_in_othe
     )
 
 
+@pytest.mark.parametrize("count", [40, 300])
+def test_separators_are_guessed_in_small_tables_with_more_names_than_rows(tmp_path, count):
+    """Most names are rare and a few are frequent, and some have a comma."""
+    draw = random.Random(0)
+    names = [f"topic {i}, x" if i % 9 == 0 else f"topic {i}" for i in range(3 * count)]
+    cells = [
+        "; ".join(dict.fromkeys(names[int(len(names) * draw.random() ** 3)] for _ in range(6))) for _ in range(count)
+    ]
+    write_csv(tmp_path / "rows.csv", [(f"text {i}", [cell]) for i, cell in enumerate(cells)])
+    found = set(read_source(source(tmp_path / "rows.csv")).label_names)
+    assert found == {name for cell in cells for name in cell.split("; ")}
+    assert len(found) > count
+
+
 @pytest.mark.parametrize("cells", [
     [f"name {i}; of one label" for i in range(20)],  # no shared names
     [f"n{i % 7}, m{i % 5}; x" for i in range(40)],  # commas give fewer names
     [f"plain {i % 3}" for i in range(20)],
+    [f"first {i}; second; third" for i in range(40)],  # parts recur, but few
 ])  # fmt: skip
 def test_labels_stay_whole_where_nothing_says_that_a_separator_is_one(tmp_path, cells):
     write_csv(tmp_path / "rows.csv", [(f"text {i}", [cell]) for i, cell in enumerate(cells)])
