@@ -35,7 +35,7 @@ class SourceConfig:
     """Column of keys that are unique within a split; empty: no keys (`jsonl`, `csv`, `parquet`, `table`)."""
     label_separator: str = "auto"
     """Separator between labels if the labels column contains strings (`jsonl`, `csv`, `parquet`, `table`). `auto`: a
-    comma, except with `table` if another separator gives fewer different names in the first rows."""
+    comma, except with `table` if the names between another separator recur in the first rows."""
     labels_file: str = setting("auto", "none")
     """Path or fsspec URL of a file with a title and optionally a description for each label: columns `id`, `name` and
     `description` (TSV, CSV, JSON lines or Parquet; docs/formats.md). `auto`: labels.tsv, label_names.csv or a similar

@@ -27,7 +27,8 @@ _KEYS = ("id", "index", "key", "uid", "uuid", "unnamed:_0")
 """Usual names of keys, which are never the other column of a table of two."""
 _DEFAULTS = SourceConfig(kind="icd10cm")
 _COMMA = ","
-_RECURRING = 0.2  # share of the names that occur in several different cells, which parts of names do not reach
+_RECURRING, _FEWEST_RECURRING = 0.2, 10  # share and number of the names that occur in several different cells
+_FEWEST_COUNTS = 3  # different numbers of labels in a cell; parts of a name are one or two
 
 
 def guess_columns(
@@ -147,13 +148,18 @@ def _strings(cells: Iterable[object]) -> list[str]:
 
 def _names_by_separator(separators: Iterable[str], texts: Collection[str]) -> dict[str, int]:
     """The number of names that each separator gives, if there are fewer than texts, or if many recur."""
-    found = {}
-    for separator in separators:
-        occurrences = _occurrences(separator, texts)
-        num_recurring = sum(count > 1 for count in occurrences.values())
-        if len(occurrences) < len(texts) or num_recurring > _RECURRING * len(occurrences):
-            found[separator] = len(occurrences)
-    return found
+    counts = {each: _num_names(each, texts) for each in separators}
+    return {each: count for each, count in counts.items() if count < len(texts) or _many_recur(each, texts)}
+
+
+def _many_recur(separator: str, texts: Collection[str]) -> bool:
+    """Whether many names occur in several texts, and texts have different numbers of them."""
+    occurrences = _occurrences(separator, texts)
+    num_recurring = sum(count > 1 for count in occurrences.values())
+    return (
+        num_recurring >= max(_FEWEST_RECURRING, _RECURRING * len(occurrences))
+        and len({text.count(separator) for text in texts}) >= _FEWEST_COUNTS
+    )
 
 
 def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
