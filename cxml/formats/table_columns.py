@@ -101,20 +101,21 @@ def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str
     names = _names_by_separator(SEPARATORS, texts)
     has_commas = any(_COMMA in text for text in texts)
     if has_commas or not names:
-        names = {_COMMA: _num_names(_COMMA, texts), **names}
-    best = max(names, key=lambda separator: _texts_per_name(separator, texts))
+        names = {_COMMA: _names(_COMMA, texts), **names}
+    best = max(names, key=lambda separator: _texts_per_name(names[separator]))
     if best == _COMMA:
-        are_single = names[_COMMA] > len(texts) and len(strings) >= 2 * len(texts)  # whole cells recur, not names
+        are_single = len(names[_COMMA]) > len(texts) and len(strings) >= 2 * len(texts)  # whole cells recur, not names
         if setting == "auto" and are_single:
-            _warn_of_commas_in_names(url, names[_COMMA], len(texts))
+            _warn_of_commas_in_names(url, len(names[_COMMA]), len(texts))
         return _COMMA, False
     if not has_commas:
         log_once(f"{url}: labels are separated by {best!r}")
         return best, False
     chosen, other = (best, _COMMA) if setting == "auto" else (_COMMA, best)
     log_once(
-        f"{url}: labels are separated by {chosen!r}, which makes {counted(names[chosen], 'name')} in the first rows; "
-        f"{other!r} makes {names[other]:,}. If {other!r} is the separator, set data.source.label_separator to it.",
+        f"{url}: labels are separated by {chosen!r}, which makes {counted(len(names[chosen]), 'name')} in the first "
+        f"rows; {other!r} makes {len(names[other]):,}. If {other!r} is the separator, set data.source.label_separator to "
+        "it.",
         logging.WARNING,
     )
     return chosen, chosen != _COMMA
@@ -138,7 +139,7 @@ def recurring_separator(cells: Iterable[object]) -> str | None:
     """The separator, a comma or another, whose names recur in other combinations; None if there is none."""
     texts = set(_strings(cells))
     names = _names_by_separator((_COMMA, *SEPARATORS), texts)
-    return max(names, key=lambda separator: _texts_per_name(separator, texts), default=None)
+    return max(names, key=lambda separator: _texts_per_name(names[separator]), default=None)
 
 
 def _strings(cells: Iterable[object]) -> list[str]:
@@ -146,20 +147,29 @@ def _strings(cells: Iterable[object]) -> list[str]:
     return [cell for cell in cells if isinstance(cell, str) and not is_list(cell)]
 
 
-def _names_by_separator(separators: Iterable[str], texts: Collection[str]) -> dict[str, int]:
-    """The number of names that each separator gives, if there are fewer than texts, or if many recur."""
-    counts = {each: _num_names(each, texts) for each in separators}
-    return {each: count for each, count in counts.items() if count < len(texts) or _many_recur(each, texts)}
+def _names_by_separator(separators: Iterable[str], texts: Collection[str]) -> dict[str, Counter[str]]:
+    """The `_names` of each separator, if there are fewer than texts, or if many recur."""
+    found = {each: _names(each, texts) for each in separators}
+    return {each: names for each, names in found.items() if len(names) < len(texts) or _many_recur(names, each, texts)}
 
 
-def _many_recur(separator: str, texts: Collection[str]) -> bool:
+def _names(separator: str, texts: Collection[str]) -> Counter[str]:
+    """The different names between separators, each with the number of texts that contain it."""
+    return Counter(name for text in texts for name in {part.strip() for part in text.split(separator)})
+
+
+def _many_recur(names: Counter[str], separator: str, texts: Collection[str]) -> bool:
     """Whether many names occur in several texts, and texts have different numbers of them."""
-    occurrences = _occurrences(separator, texts)
-    num_recurring = sum(count > 1 for count in occurrences.values())
+    num_recurring = sum(count > 1 for count in names.values())
     return (
-        num_recurring >= max(_FEWEST_RECURRING, _RECURRING * len(occurrences))
+        num_recurring >= max(_FEWEST_RECURRING, _RECURRING * len(names))
         and len({text.count(separator) for text in texts}) >= _FEWEST_COUNTS
     )
+
+
+def _texts_per_name(names: Counter[str]) -> float:
+    """Mean number of texts that contain a name."""
+    return names.total() / max(1, len(names))
 
 
 def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
@@ -169,19 +179,3 @@ def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
         "separator, or to a character that does not occur, such as '|'.",
         logging.WARNING,
     )
-
-
-def _occurrences(separator: str, texts: Collection[str]) -> Counter[str]:
-    """The number of texts with each name between separators."""
-    return Counter(name for text in texts for name in {part.strip() for part in text.split(separator)})
-
-
-def _num_names(separator: str, texts: Collection[str]) -> int:
-    """The number of different names between separators."""
-    return len(_occurrences(separator, texts))
-
-
-def _texts_per_name(separator: str, texts: Collection[str]) -> float:
-    """Texts of a name between separators, on average."""
-    occurrences = _occurrences(separator, texts)
-    return occurrences.total() / max(1, len(occurrences))
