@@ -114,8 +114,8 @@ def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str
     chosen, other = (best, _COMMA) if setting == "auto" else (_COMMA, best)
     log_once(
         f"{url}: labels are separated by {chosen!r}, which makes {counted(len(names[chosen]), 'name')} in the first "
-        f"rows; {other!r} makes {len(names[other]):,}. If {other!r} is the separator, set data.source.label_separator to "
-        "it.",
+        f"rows; {other!r} makes {len(names[other]):,}. If {other!r} is the separator, set data.source.label_separator "
+        "to it.",
         logging.WARNING,
     )
     return chosen, chosen != _COMMA
