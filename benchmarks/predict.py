@@ -12,11 +12,12 @@ in fresh processes that alternate, for
   whole and masked by the level above, which is the simplest form of the cascade;
 - omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from precomputed tf-idf.
 
-It then measures one text's time with random models of increasing numbers of labels and the same shortlists, and the
-effect of bf16 and int8 label rows on the metrics. The encoder computes in the precision that is fastest on this
-machine; in the plain loop it computes in fp32. The last line is JSON: texts per second against the encoder alone on the
-same batches, on all threads. The goal also asks that prediction is faster than the plain loop, for one text too, and
-that one text's time with the most labels is at most 1.5 times its time with the fewest.
+It then measures one text's time with random models of increasing numbers of labels and the same shortlists, the speed
+of the encoder's number formats, and the effect of bf16 and int8 label rows on the metrics. The encoder computes in the
+precision that is fastest on this machine; in the plain loop it computes in fp32. The last line is JSON: texts per
+second against the encoder alone on the same batches, on all threads. The goal also asks that prediction is faster than
+the plain loop, for one text too, and that one text's time with the most labels is at most 1.5 times its time with the
+fewest.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from cxml.checkpoint import load_model, model_url, read_label_rows, read_model_manifest
-from cxml.config import Config, ModelConfig
+from cxml.config import Config, ModelConfig, PredictionPrecision
 from cxml.console import set_up_logging
 from cxml.data import Batch, ShardedDataset, cut, data_url, resolve_encoder
 from cxml.model import build_model
@@ -97,6 +98,7 @@ def main() -> None:
         commands |= peer_commands(config, options.peers, options.singles)
     found = measure(commands, options.rounds, (2,) if options.quick else (1, 2))
     print_speeds(found)
+    print_precisions(config, options.texts, 1 if options.quick else options.rounds)
     print_formats(config)
     slowdown = print_scaling(config, options.singles, list(WIDTHS)[: 2 if options.quick else None])
     own, plain = (list(found[name].values())[-1] for name in ("cxml", "plain PyTorch"))  # on all threads
@@ -199,7 +201,8 @@ class PlainLoop:
         """Load the checkpoint of the run."""
         self._tree = LabelTree.load(tree_url(config))
         url = model_url(config)
-        model = load_model(url, self._tree, Exchange()).predicting_in(torch.float32)
+        model = load_model(url, self._tree, Exchange())
+        model = model.predicting_with(model.encoder.predicting_in(torch.float32))
         blocks = list(read_label_rows(url, read_model_manifest(url)))
         order = torch.argsort(torch.cat([block["positions"] for block in blocks]))
         rows = [torch.cat([block[name] for block in blocks]).float()[order] for name in ("weight", "bias")]
@@ -251,6 +254,31 @@ def print_speeds(found: dict[str, dict[int, dict[str, float]]]) -> None:
             table.add_row(
                 name, str(threads), f"{one['texts_per_s']:,.0f}", f"{1000 * one['p50']:.2f}", f"{1000 * one['p99']:.2f}"
             )
+    Console(width=120).print(table)
+
+
+def print_precisions(config: Config, count: int, rounds: int) -> None:
+    """Print the speed and the labels of each number format of the encoder, which alternate, on one thread."""
+    torch.set_num_threads(1)
+    test = ShardedDataset(data_url(config), "test")
+    texts = test.texts(np.arange(min(count, len(test))))
+    formats: tuple[PredictionPrecision, ...] = ("fp32", "bf16", "int8")
+    predictors = {
+        each: Predictor.from_checkpoint(config.output, precision=each, batch_size=BATCH, device="cpu")
+        for each in formats
+    }
+    labels = {each: predictor.predict(texts, K).labels for each, predictor in predictors.items()}
+    seconds: dict[str, list[float]] = {each: [] for each in formats}
+    for _ in range(rounds):
+        for each, predictor in predictors.items():
+            began = time.process_time()
+            predictor.predict(texts, K)
+            seconds[each].append(time.process_time() - began)
+    table = Table("encoder", "texts per CPU second", "same label at the same rank, %", "same first label, %")
+    for each in formats:
+        same = labels[each] == labels["fp32"]
+        speed = len(texts) / statistics.median(seconds[each])
+        table.add_row(each, f"{speed:.0f}", f"{100 * same.mean():.2f}", f"{100 * same[:, 0].mean():.2f}")
     Console(width=120).print(table)
 
 

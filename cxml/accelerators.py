@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,14 @@ def encoder_dtype(precision: Literal["auto", "fp32", "bf16"], device: torch.devi
     """The number format of an encoder's prediction on a device; `auto` uses `fast_precision`."""
     chosen = fast_precision(device) if precision == "auto" else precision
     return torch.bfloat16 if chosen == "bf16" else torch.float32
+
+
+def sums_int8_exactly() -> bool:
+    """Whether the CPU adds products of int8 numbers without overflow.
+
+    x86 CPUs without VNNI add pairs of products of 8-bit numbers in 16 bits, where numbers of 7 bits are safe.
+    """
+    return platform.machine().lower() not in ("x86_64", "amd64") or _supports("_is_vnni_supported")
 
 
 def bound_caches() -> None:

@@ -34,6 +34,7 @@ from cxml.data import data_url  # noqa: E402
 from cxml.model import read_encoder_config  # noqa: E402
 from cxml.model.encoder import default_taps  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
+from cxml.pipeline.resolved_config import resolved  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
 
 CONFIGURED, FROZEN, STAGED = "as configured", "frozen-encoder", "end-to-end-after-frozen"
@@ -63,7 +64,7 @@ def main() -> None:
     set_up_logging(is_main=True)
     found = {CONFIGURED: result(base)}
     shared = ["--data.directory", data_url(base), "--tree.directory", tree_url(base)]
-    changes = variants(base, options.folder)
+    changes = variants(resolved(base), options.folder)
     wanted = options.variants or list(changes)
     if STAGED in wanted and FROZEN not in wanted:
         wanted.append(FROZEN)

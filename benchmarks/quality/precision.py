@@ -1,14 +1,14 @@
-"""Measures the effect of training and predicting in bf16 on the metrics, on held-out training texts, over seeds.
+"""Measures the effect of training in bf16 and of predicting in bf16 and int8 on the metrics, over seeds.
 
     python benchmarks/quality/precision.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.2]
     python benchmarks/quality/precision.py --quick
 
-A share of the training texts is used, and a fifth of it is held out; the test texts are not used. All runs share the
-data, and runs of one seed also share the label tree. Options of `python -m cxml.train` that follow hold for every run.
-Finished runs are not repeated. Each run predicts the held-out texts in the precision in which it was trained, and
-models trained in fp32 also predict in bf16. The benchmark prints the mean over the seeds with its standard error, the
-mean difference to fp32 with the same seed, and the minutes of training. The last line is JSON: P@1 of bf16 against that
-of fp32.
+A share of the training texts is used, and a fifth of it is held out for the metrics; the test texts are not used. All
+runs share the data, and runs of one seed also share the label tree. Options of `python -m cxml.train` that follow hold
+for every run. Finished runs are not repeated. Each run predicts the held-out texts in the precision in which it was
+trained, and models trained in fp32 also predict in bf16 and int8. The benchmark prints the mean over the seeds with its
+standard error, the mean difference to fp32 with the same seed, and the minutes of training. The last line is JSON: P@1
+of bf16 against that of fp32.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     options, words = parsed(parser_of(__doc__, "precision"))
     found: dict[tuple[str, str], list[list[float]]] = {}
     for seed in range(options.seeds):
-        for trained, predicts in (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")):
+        for trained, predicts in (("fp32", "fp32"), ("fp32", "bf16"), ("fp32", "int8"), ("bf16", "bf16")):
             folder = options.folder / trained
             settings = ["--train.precision", trained, "--evaluate.precision", predicts]
             row = [*metrics([*words, *settings], folder, seed), minutes(folder, seed)]

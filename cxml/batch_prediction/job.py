@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from cxml import artefacts, storage, urls
 from cxml.batch_prediction.outputs import OutputFormat
-from cxml.config import PrecisionChoice
+from cxml.config import PredictionPrecision
 from cxml.console import counted
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.formats import STDIN, TextSource
@@ -62,7 +62,7 @@ class PredictionJob:
     rows: RowFormat | None = None
     memory_map: bool = False
     batch_size: int = 128
-    precision: PrecisionChoice | None = None
+    precision: PredictionPrecision | None = None
     part_rows: int = 16384
     allowed: str = ""
     excluded: str = ""

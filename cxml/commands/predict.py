@@ -17,7 +17,7 @@ import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
-from cxml.config import PrecisionChoice
+from cxml.config import PredictionPrecision
 from cxml.console import counted, write_out
 from cxml.errors import ConfigError
 
@@ -69,9 +69,10 @@ class PredictCommand:
     """Leave the label rows of an exported folder on disk and map them into memory."""
     batch_size: int = 128
     """Number of texts per batch."""
-    precision: PrecisionChoice | None = None
-    """Number format in which the encoder computes. `auto`: bf16 if the device computes fast in it, else fp32. By
-    default, the run's evaluate.precision."""
+    precision: PredictionPrecision | None = None
+    """Number format in which the encoder computes. `auto`: bf16 if the device computes fast in it, else fp32. `int8`:
+    for CPUs without fast bf16; labels differ slightly; requires the extra onnx. By default, the run's
+    evaluate.precision."""
     part_rows: int = 16384
     """Number of texts per part file."""
     engine: Literal["local", "ray"] = "local"

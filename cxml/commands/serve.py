@@ -20,7 +20,7 @@ import tyro
 
 from cxml import extras
 from cxml.cli import run_tool
-from cxml.config import PrecisionChoice
+from cxml.config import PredictionPrecision
 from cxml.errors import ConfigError
 from cxml.serving import ServeOptions
 
@@ -61,9 +61,10 @@ class ServeCommand:
     them."""
     calibrated: bool = False
     """Return calibrated probabilities as scores. Requires a model whose run had validation texts."""
-    precision: PrecisionChoice | None = None
-    """Number format in which the encoder computes. `auto`: bf16 if the device computes fast in it, else fp32. By
-    default, the run's evaluate.precision."""
+    precision: PredictionPrecision | None = None
+    """Number format in which the encoder computes. `auto`: bf16 if the device computes fast in it, else fp32. `int8`:
+    for CPUs without fast bf16; labels differ slightly; requires the extra onnx. By default, the run's
+    evaluate.precision."""
     limits: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
 

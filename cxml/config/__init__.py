@@ -16,7 +16,15 @@ Until then they have their defaults, so every field always has a value of its ty
 
 from cxml.config.data import DataConfig, SourceConfig
 from cxml.config.evaluation import EvaluateConfig, EvidenceConfig
-from cxml.config.fields import Effect, Precision, PrecisionChoice, ThresholdName, effects, setting
+from cxml.config.fields import (
+    Effect,
+    Precision,
+    PrecisionChoice,
+    PredictionPrecision,
+    ThresholdName,
+    effects,
+    setting,
+)
 from cxml.config.model import HeadConfig, ModelConfig
 from cxml.config.operation import CheckpointConfig, LaunchConfig, LogConfig
 from cxml.config.plain import (
@@ -47,6 +55,7 @@ __all__ = [
     "OptimConfig",
     "Precision",
     "PrecisionChoice",
+    "PredictionPrecision",
     "SourceConfig",
     "ThresholdName",
     "TrainConfig",

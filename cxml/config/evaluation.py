@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from cxml.config.fields import PrecisionChoice, require, require_at_least, setting
+from cxml.config.fields import PredictionPrecision, require, require_at_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,11 @@ class EvaluateConfig:
     """Number of texts per batch and process."""
     top_k: tuple[int, ...] = (1, 3, 5)
     """Values of k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
-    precision: PrecisionChoice = "auto"
+    precision: PredictionPrecision = "auto"
     """Number format in which the encoder predicts, in the evaluation and by default in later predictions. `auto`: bf16
     if the device computes fast in it (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16), else fp32.
-    Features and scores are always fp32."""
+    `int8`: linear layers compute in int8 with onnxruntime, for other CPUs; labels differ slightly. Requires pip install
+    'cxml[onnx]'. Features and scores are always fp32."""
     wanted_precision: float = 0.9
     """Share of correct decisions, above 0 and at most 1, that the threshold named `precision` aims for. Thresholds are
     chosen on the validation texts (train.validation_fraction)."""

@@ -20,6 +20,8 @@ Precision = Literal["fp32", "bf16"]
 """A number format of an encoder's computation."""
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 """The setting of a number format; `auto` is the fastest format of the device."""
+PredictionPrecision = Literal["auto", "fp32", "bf16", "int8"]
+"""The setting of an encoder's number format in prediction; `auto` is never int8, which changes the labels."""
 ThresholdName = Literal["micro-f1", "macro-f1", "precision"]
 """The measures that thresholds of probabilities are chosen for."""
 

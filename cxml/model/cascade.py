@@ -106,13 +106,12 @@ class CascadeXML(nn.Module):
         offsets = self.get_buffer("offsets")
         return [offsets[start:end] for start, end in pairwise(self._offset_starts)]
 
-    def predicting_in(self, dtype: torch.dtype) -> CascadeXML:
-        """A model for prediction with the transformer in a number format, and everything else in float32.
+    def predicting_with(self, encoder: TappedEncoder) -> CascadeXML:
+        """A model for prediction with a given encoder, and everything else in float32.
 
-        Weights that already have the format are shared with this model, which is not changed.
+        Weights that are in float32 already are shared with this model, which is not changed.
         """
-        encoder, heads = self.encoder.predicting_in(dtype), _in_float32(self.cluster_heads)
-        return with_modules(self, {"encoder": encoder, "cluster_heads": heads})
+        return with_modules(self, {"encoder": encoder, "cluster_heads": _in_float32(self.cluster_heads)})
 
     def is_bounded(self) -> Tensor | None:
         """Whether the updates pending until the end of the step are surely finite, bool []; None if none is pending."""

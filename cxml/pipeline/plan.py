@@ -47,6 +47,7 @@ from cxml.parallel import (
     make_plan,
     require_engine,
 )
+from cxml.prediction import require_precision
 from cxml.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.report import require_baseline
 from cxml.training import no_validation_texts, precision_here, require_trackers, splits_batches
@@ -92,6 +93,7 @@ def require_packages(config: Config) -> None:
     require_trackers(config)
     if config.tree.name_features == "tfidf":
         extras.require("tree.name_features", "tfidf", "sklearn")
+    require_precision("evaluate.precision", config.evaluate.precision, device_of(0))
     if config.evaluate.baseline:
         require_baseline()
 

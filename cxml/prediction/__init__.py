@@ -23,6 +23,7 @@ from cxml.prediction.decisions import (
     read_run_decisions,
     write_run_decisions,
 )
+from cxml.prediction.encoder_precision import encoder_in, require_precision
 from cxml.prediction.encoder_program import export_encoder, refuse_windows
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
@@ -48,6 +49,7 @@ __all__ = [
     "as_values",
     "choose_decisions",
     "decisions_as_json",
+    "encoder_in",
     "export_encoder",
     "is_exported",
     "model_identity",
@@ -59,6 +61,7 @@ __all__ = [
     "read_scores",
     "refuse_windows",
     "require_power",
+    "require_precision",
     "scores_as_npz",
     "upload",
     "weigh_labels",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from cxml.config import PrecisionChoice
+from cxml.config import PredictionPrecision
 from cxml.data import Ragged
 from cxml.data.dataset import indicators
 from cxml.errors import ConfigError
@@ -205,15 +205,15 @@ def as_cutoffs(ks: object) -> list[int]:
     return cutoffs
 
 
-def as_precision(precision: object) -> PrecisionChoice:
+def as_precision(precision: object) -> PredictionPrecision:
     """Validate a number format of the encoder.
 
     Raises:
         ConfigError: it is not a number format.
     """
-    found = next((each for each in get_args(PrecisionChoice) if each == precision), None)
+    found = next((each for each in get_args(PredictionPrecision) if each == precision), None)
     if found is None:
-        raise ConfigError("precision", precision, "is not a number format", "Use auto, fp32 or bf16.")
+        raise ConfigError("precision", precision, "is not a number format", "Use auto, fp32, bf16 or int8.")
     return found
 
 

@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.accelerators import encoder_dtype
-from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets, window_rule
 from cxml.errors import ConfigError
 from cxml.evidence import TextViews
-from cxml.model import CascadeXML, host_features, on_host
+from cxml.model import CascadeXML, TappedEncoder, host_features, on_host
 from cxml.parallel import Exchange
 from cxml.prediction.arguments import refuse_surrogates
 from cxml.prediction.packed_rows import prediction_head
@@ -34,22 +32,22 @@ class CascadeRunner:
     """
 
     def __init__(
-        self, parts: Parts, *, batch_size: int, device: torch.device, precision: PrecisionChoice, exchange: Exchange
+        self, parts: Parts, encoder: TappedEncoder, *, batch_size: int, device: torch.device, exchange: Exchange
     ) -> None:
         """Prepare the model for prediction.
 
         Args:
             parts: the model.
+            encoder: its encoder in the precision of prediction, see `encoder_in`.
             batch_size: texts per batch.
             device: device of the encoder.
-            precision: number format of the encoder.
             exchange: the ranks that share the label rows.
         """
         self._parts, self._batch_size, self._device, self._exchange = parts, batch_size, device, exchange
         self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
         self._windows = window_rule(parts.config, parts.tokenizer, device=device)
         scores_all = parts.config.head.candidates == "all"
-        model = parts.model.predicting_in(encoder_dtype(precision, device))
+        model = parts.model.predicting_with(encoder)
         model.label_head = prediction_head(parts.rows, parts.layout, exchange, scores_all=scores_all)
         self.model = cast(CascadeXML, model.to(device).eval())
         self.is_weighted = model.scoring == "weighted" and not scores_all

@@ -62,12 +62,12 @@ def refuse_evidence(evidence: Evidence | None, field: str, value: object) -> Non
         raise ConfigError(field, value, problem, remedy)
 
 
-def encoder_program(encoder: TappedEncoder, *, labels_only: bool = False) -> ExportedProgram:
+def encoder_program(encoder: TappedEncoder, module: nn.Module | None = None) -> ExportedProgram:
     """The encoder as a program for any number of texts of any length.
 
     Args:
         encoder: in evaluation mode.
-        labels_only: the program returns only the label features.
+        module: takes the encoder's inputs and returns a list of tensors [B, ...]; None for the encoder itself.
 
     Raises:
         CxmlError: torch cannot export this encoder.
@@ -75,8 +75,7 @@ def encoder_program(encoder: TappedEncoder, *, labels_only: bool = False) -> Exp
     shape = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     with torch.no_grad(), naming_the_encoder():
         inputs = random_inputs(encoder, *CHECKED_SIZES[0])
-        module = _LabelFeatures(encoder) if labels_only else encoder
-        return torch.export.export(module, inputs, dynamic_shapes=(shape, shape), strict=False)
+        return torch.export.export(module or encoder, inputs, dynamic_shapes=(shape, shape), strict=False)
 
 
 @contextmanager
@@ -115,7 +114,7 @@ def check_features(encoder: TappedEncoder, written: Callable[[Tensor, Tensor], S
                     )
 
 
-class _LabelFeatures(nn.Module):
+class LabelFeatures(nn.Module):
     """An encoder that returns only the label features."""
 
     def __init__(self, encoder: TappedEncoder) -> None:
@@ -123,4 +122,5 @@ class _LabelFeatures(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """The label features [B, D], in a list."""
         return self.encoder(input_ids, attention_mask)[-1:]

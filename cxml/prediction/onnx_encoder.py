@@ -19,6 +19,7 @@ import onnxruntime
 import torch
 from onnx.external_data_helper import load_external_data_for_model
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from cxml import storage
 from cxml.model import TappedEncoder
@@ -48,7 +49,8 @@ def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
     name = url.rstrip("/").rpartition("/")[2]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
-        save_model(begin_model(encoder, path), path)
+        names = [f"features_{level}" for level in range(len(encoder.taps))]
+        save_model(begin_model(encoder_program(encoder), names, path), path)
         check_features(encoder, _as_function(path))
         data = path.with_name(name + DATA_SUFFIX)
         storage.remove(url)  # an earlier model must not use the new weights
@@ -59,21 +61,17 @@ def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
         storage.write_atomic(url, path.read_bytes())
 
 
-def begin_model(encoder: TappedEncoder, path: Path, *, labels_only: bool = False) -> onnx.ModelProto:
-    """The encoder as an ONNX model, whose large weights are written to the file of external data of `path`.
+def begin_model(program: ExportedProgram, names: list[str], path: Path) -> onnx.ModelProto:
+    """A program of the encoder as an ONNX model, whose large weights are in the file of external data of `path`.
 
     Args:
-        encoder: in evaluation mode and float32.
+        program: in float32, see `encoder_program`.
+        names: of its outputs.
         path: of the model, which `save_model` writes.
-        labels_only: include only the label features.
 
     Returns:
-        A model without its large weights, with the outputs `features_N`, N being the level.
+        A model without its large weights.
     """
-    num_levels = len(encoder.taps)
-    levels = [num_levels - 1] if labels_only else list(range(num_levels))
-    names = [f"features_{level}" for level in levels]
-    program = encoder_program(encoder, labels_only=labels_only)
     with naming_the_encoder(), _quiet():
         written = torch.onnx.export(
             program, dynamo=True, opset_version=_OPSET, optimize=True, input_names=INPUTS, output_names=names,

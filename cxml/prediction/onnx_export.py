@@ -32,6 +32,7 @@ from cxml.data import Ragged, lengths_to_offsets
 from cxml.errors import CxmlError, DataError
 from cxml.model import CascadeXML
 from cxml.prediction.card import model_card
+from cxml.prediction.encoder_program import LabelFeatures, encoder_program
 from cxml.prediction.export import without_paths
 from cxml.prediction.onnx_cascade import add_ranking, scores_all_labels
 from cxml.prediction.onnx_encoder import DATA_SUFFIX, begin_model, open_session, save_model
@@ -108,9 +109,11 @@ def _write_files(folder: Path, parts: Parts) -> None:
 
 
 def _write_model(path: Path, parts: Parts) -> None:
-    model = cast(CascadeXML, parts.model.predicting_in(torch.float32).eval())
-    begun = begin_model(model.encoder, path, labels_only=scores_all_labels(parts))
-    features = [output.name for output in begun.graph.output]
+    encoder = parts.model.encoder.predicting_in(torch.float32)
+    model = cast(CascadeXML, parts.model.predicting_with(encoder).eval())
+    module = LabelFeatures(encoder) if scores_all_labels(parts) else None
+    features = ["features"] if module else [f"features_{level}" for level in range(len(encoder.taps))]
+    begun = begin_model(encoder_program(encoder, module), features, path)
     del begun.graph.output[:]
     finish_model(begun, features, path, replace(parts, model=model))
 

@@ -13,16 +13,17 @@ from scipy import sparse
 
 from cxml import extras
 from cxml.accelerators import device_of
-from cxml.config import PrecisionChoice
+from cxml.config import PredictionPrecision
 from cxml.data import Ragged
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums
-from cxml.model import CascadeXML, LevelPrediction
+from cxml.model import CascadeXML, LevelPrediction, TappedEncoder
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
 from cxml.prediction import arguments
 from cxml.prediction.cascade_runner import CascadeRunner
 from cxml.prediction.decisions import as_threshold
+from cxml.prediction.encoder_precision import encoder_in, require_precision
 from cxml.prediction.encoder_program import refuse_evidence, refuse_windows
 from cxml.prediction.explanations import explain_batch, in_ranking
 from cxml.prediction.export import write_exported
@@ -52,20 +53,22 @@ class Predictor:
         calibrated: bool = False,
         batch_size: int = 128,
         device: torch.device | str | None = None,
-        precision: PrecisionChoice | None = None,
+        precision: PredictionPrecision | None = None,
         exchange: Exchange | None = None,
+        encoder: TappedEncoder | None = None,
     ) -> None:
-        """Use `from_checkpoint` or `from_pretrained`."""
+        """Use `from_checkpoint` or `from_pretrained`. `encoder`: of another predictor, which both then share."""
         self.parts = parts
         self.calibrated = calibrated
         self._ranker = Ranker.of(parts, np.arange(parts.tree.num_labels), calibrated=calibrated)
         self.batch_size = arguments.as_whole_number("batch_size", batch_size)
         self.device = device_of(0) if device is None else arguments.as_device(device)
         self._exchange = exchange or Exchange(is_alone=True)
-        self.precision: PrecisionChoice = arguments.as_precision(precision or parts.config.evaluate.precision)
+        self.precision: PredictionPrecision = arguments.as_precision(precision or parts.config.evaluate.precision)
         self._cascade = CascadeRunner(
-            parts, batch_size=self.batch_size, device=self.device, precision=self.precision, exchange=self._exchange
-        )
+            parts, encoder or encoder_in(parts.model.encoder, self.precision, self.device),
+            batch_size=self.batch_size, device=self.device, exchange=self._exchange,
+        )  # fmt: skip
 
     @classmethod
     def from_checkpoint(
@@ -80,7 +83,7 @@ class Predictor:
         memory_map: bool = False,
         batch_size: int = 128,
         device: torch.device | str | None = None,
-        precision: PrecisionChoice | None = None,
+        precision: PredictionPrecision | None = None,
         exchange: Exchange | None = None,
     ) -> Predictor:
         """Load a model.
@@ -99,22 +102,25 @@ class Predictor:
             memory_map: memory-map the label rows of an exported local folder; all processes of the machine share them.
             batch_size: texts per batch.
             device: device of the encoder, such as "cpu" or "cuda:1"; None uses the accelerator if there is one.
-            precision: number format of the encoder: `fp32`, `bf16`, or `auto`, which is bf16 if the device supports
-                fast bf16 (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16); None uses the run's
-                evaluate.precision.
+            precision: number format of the encoder: `fp32`, `bf16`, `int8`, or `auto`, which is bf16 if the device
+                supports fast bf16 (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16), else fp32; None
+                uses the run's evaluate.precision. `int8` is for other CPUs; it predicts slightly different labels, and
+                requires the extra `onnx`.
             exchange: the ranks that share the label rows; None for this process only.
 
         Raises:
             DataError: the model at `url` is missing or incomplete.
             StaleArtefactError: its tree or tokenizer has changed.
             ConfigError: the label rows cannot be mapped or adjusted, the labels cannot be weighted, the model has no
-                calibration, or this machine does not have the device.
+                calibration, this machine does not have the device, or int8 needs a package or another device.
+            CxmlError: int8: torch cannot export the encoder.
         """
         url = arguments.as_url(url)
         refuse_file(url)
         device = None if device is None else arguments.as_device(device)
         batch_size = arguments.as_whole_number("batch_size", batch_size)
-        precision = None if precision is None else arguments.as_precision(precision)
+        if precision is not None:
+            require_precision("precision", arguments.as_precision(precision), device or device_of(0))
         logit_adjustment = arguments.as_finite("logit_adjustment", logit_adjustment)
         propensity_ranking = arguments.as_finite("propensity_ranking", propensity_ranking)
         exchange = exchange or Exchange(is_alone=True)
@@ -326,9 +332,9 @@ class Predictor:
         positions = np.searchsorted(self._ranker.label_ids, ids)
         parts = restrict(self.parts, positions)
         restricted = Predictor(
-            parts, calibrated=self.calibrated, batch_size=self.batch_size, device=self.device, precision=self.precision
-        )
-        restricted.model.encoder = self.model.encoder  # shared, to avoid a second copy
+            parts, calibrated=self.calibrated, batch_size=self.batch_size, device=self.device, precision=self.precision,
+            encoder=self.model.encoder,
+        )  # fmt: skip
         restricted._ranker = Ranker.of(parts, ids, calibrated=self.calibrated)
         return restricted
 

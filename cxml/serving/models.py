@@ -15,7 +15,7 @@ from cxml.errors import DataError
 from cxml.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from cxml.config import PrecisionChoice
+    from cxml.config import PredictionPrecision
     from cxml.prediction import Predictor, RowFormat
     from cxml.serving.batching import PredictRequest
     from cxml.serving.options import ServeOptions
@@ -133,7 +133,7 @@ class ModelSpec:
     url: str
     rows: RowFormat | None
     memory_map: bool
-    precision: PrecisionChoice | None = None
+    precision: PredictionPrecision | None = None
     calibrated: bool = False
 
 

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 from scipy import sparse
 
-from cxml.accelerators import encoder_dtype
 from cxml.checkpoint import load_model, model_url
 from cxml.config import Config, EvaluateConfig
 from cxml.data import Batch, DataManifest, EvalLoader, LabelledRows, WindowRule, data_url, read_label_table
 from cxml.metrics import MetricSums, PropensityConstants, inverse_propensities, metric_sums
 from cxml.model import CascadeXML, LevelPrediction, host_features, on_host
 from cxml.parallel import Exchange, Ranks
+from cxml.prediction import encoder_in
 from cxml.progress import track
 from cxml.tree import LabelTree
 
@@ -101,8 +101,9 @@ def predict_by_model(config: Config, tree: LabelTree, ranks: Ranks) -> Predict:
 
 def saved_cascade(config: Config, tree: LabelTree, ranks: Ranks) -> CascadeXML:
     """The run's saved cascade on this rank's device, in the precision of prediction; a collective call."""
-    dtype = encoder_dtype(config.evaluate.precision, ranks.device)
-    return load_model(model_url(config), tree, Exchange()).predicting_in(dtype).to(ranks.device)
+    model = load_model(model_url(config), tree, Exchange())
+    encoder = encoder_in(model.encoder, config.evaluate.precision, ranks.device)
+    return model.predicting_with(encoder).to(ranks.device)
 
 
 def predict_with(model: CascadeXML) -> Predict:
