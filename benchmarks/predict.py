@@ -13,11 +13,11 @@ in fresh processes that alternate, for
 - omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from precomputed tf-idf.
 
 It then measures one text's time with random models of increasing numbers of labels and the same shortlists, the speed
-of the encoder's number formats, and the effect of bf16 and int8 label rows on the metrics. The encoder computes in the
-precision that is fastest on this machine; in the plain loop it computes in fp32. The last line is JSON: texts per
-second against the encoder alone on the same batches, on all threads. The goal also asks that prediction is faster than
-the plain loop, for one text too, and that one text's time with the most labels is at most 1.5 times its time with the
-fewest.
+of the encoder's number formats (not with --quick), and the effect of bf16 and int8 label rows on the metrics. The
+encoder computes in the precision that is fastest on this machine; in the plain loop it computes in fp32. The last line
+is JSON: texts per second against the encoder alone on the same batches, on all threads. The goal also asks that
+prediction is faster than the plain loop, for one text too, and that one text's time with the most labels is at most 1.5
+times its time with the fewest.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def main() -> None:
         commands |= peer_commands(config, options.peers, options.singles)
     found = measure(commands, options.rounds, (2,) if options.quick else (1, 2))
     print_speeds(found)
-    print_precisions(config, options.texts, 1 if options.quick else options.rounds)
+    if not options.quick:
+        print_precisions(config, options.texts, options.rounds)
     print_formats(config)
     slowdown = print_scaling(config, options.singles, list(WIDTHS)[: 2 if options.quick else None])
     own, plain = (list(found[name].values())[-1] for name in ("cxml", "plain PyTorch"))  # on all threads

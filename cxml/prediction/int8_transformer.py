@@ -14,6 +14,7 @@ from typing import Any, cast
 import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -114,7 +115,9 @@ def _quantised(module: _TappedStates, encoder: TappedEncoder) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         names = [f"states_{layer}" for layer in module.layers]
-        save_model(begin_model(encoder_program(encoder, module), names, given), given)
+        model = begin_model(encoder_program(encoder, module), names, given)
+        add_pre_process_metadata(model)  # torch has optimised the graph; onnxruntime would advise to do it
+        save_model(model, given)
         quantize_dynamic(
             given, found, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8,
             reduce_range=not sums_int8_exactly(),
