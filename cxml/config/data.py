@@ -27,7 +27,9 @@ class SourceConfig:
     """Column with the text, or several whose texts are joined, such as `title+abstract` (`jsonl`, `csv`, `parquet`,
     `table`)."""
     labels_column: str = "labels"
-    """Column with the label names, as a list or as a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Column with the label names, as a list or as a string with separators; or several columns with one label in each
+    cell, such as `category+subcategory` (`jsonl`, `csv`, `parquet`, `table`). With `table`, these can also be columns
+    of 0 and 1, whose names are the labels."""
     label_ids: bool = setting(False, since_files=True)
     """Whether the labels column contains ids instead of names. Ids are line numbers of the file labels.txt, from 0
     (`jsonl`, `csv`, `parquet`, `table`)."""

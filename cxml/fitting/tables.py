@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,14 @@ import pyarrow.parquet
 
 from cxml.errors import ConfigError
 from cxml.formats import (
+    LabelColumns,
+    NoLabelsError,
     NoTextError,
+    flag_columns,
     guess_columns,
     is_list,
+    numbered_columns,
+    only_other,
     parse_list,
     recurring_separator,
     split_columns,
@@ -49,6 +54,7 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
     Args:
         texts: N strings in a type that `Predictor.predict` accepts; or, without `labels`, a pandas DataFrame or an
             Arrow table with a column of texts and one of labels, called `text` and `labels` or by another usual name.
+            Labels can also be in columns such as `label1` and `label2`, or in columns of 0 and 1 with their names.
         labels: one or several names for each text, in a list, array, Series or Arrow array. Numbers become names.
             Strings in the column of a table are split where a separator is found; others are one name.
 
@@ -76,20 +82,53 @@ def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
     columns = getattr(table, "column_names", None) or getattr(table, "columns", ())
     names = [name for name in columns if isinstance(name, str) and name]
     text, labels = guess_columns(names) if names else (None, None)
-    if text is None or labels is None:
+    of_labels = _label_columns(table, names) if labels is None else None
+    if of_labels is not None:
+        text = text or only_other(names, of_labels.names)
+    if text is None or (labels is None and of_labels is None):
         remedy = "Pass labels, or a table with the columns text and labels, or the path of such a table."
         raise ConfigError("labels", names or None, "is missing, or the columns of the table are ambiguous", remedy)
     of_text = split_columns(text, names)
     for name in (*of_text, labels):
-        if names.count(name) > 1:
+        if names.count(name or "") > 1:
             raise ConfigError("texts", name, "is the name of several columns", "Rename or remove one of them.")
     parts = {name: table[name] for name in of_text}
-    return (_joined(parts) if len(parts) > 1 else parts[text]), table[labels]
+    texts = _joined(parts) if len(parts) > 1 else parts[text]
+    return texts, table[labels] if of_labels is None else _labels_in(table, of_labels)
+
+
+def _label_columns(table: Any, names: Sequence[str]) -> LabelColumns | None:  # noqa: ANN401
+    """The columns of labels, if they are numbered or contain only 0 and 1."""
+    names = [name for name in names if names.count(name) == 1]
+    numbered = numbered_columns(names)
+    flags = flag_columns(numbered or names, _rows(table, numbered or names))
+    columns = numbered or flags
+    return LabelColumns(columns, are_flags=flags == columns) if columns else None
+
+
+def _labels_in(table: Any, of_labels: LabelColumns) -> list[list[str]]:  # noqa: ANN401
+    labels = []
+    for position, row in enumerate(_rows(table, of_labels.names)):
+        filled = {name: cell for name, cell in row.items() if isinstance(cell, str) or str(cell) not in _MISSING}
+        try:
+            labels.append([str(label) for label in of_labels.labels_of(filled)])
+        except NoLabelsError as error:
+            raise ConfigError(f"labels[{position}]", repr(row)[:80], error.what, error.remedy) from error
+    return labels
+
+
+def _rows(table: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    columns = [_cells(table[name]) for name in names]
+    return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _cells(column: Any) -> list[Any]:  # noqa: ANN401
+    return column.to_pylist() if hasattr(column, "to_pylist") else column.tolist()
 
 
 def _joined(columns: Mapping[str, Any]) -> list[str]:
     """The texts of several columns, joined row by row. Missing values are left out."""
-    cells = [each.to_pylist() if hasattr(each, "to_pylist") else each.tolist() for each in columns.values()]
+    cells = [_cells(each) for each in columns.values()]
     texts = []
     for position, row in enumerate(zip(*cells, strict=True)):
         cells_by_name = zip(columns, row, strict=True)

@@ -13,21 +13,23 @@ Output: `Block`s in bounded memory, or all rows as a `RawDataset` (`read_source`
 
 from cxml.formats.blocks import Block, read_blocks
 from cxml.formats.cleaning import Cleaner
-from cxml.formats.label_text import is_list, parse_list, split_names
+from cxml.formats.label_columns import LabelColumns, flag_columns, numbered_columns
+from cxml.formats.label_text import NoLabelsError, is_list, parse_list, split_names
 from cxml.formats.labels_file import find_labels_file
 from cxml.formats.lines import read_all_lines
 from cxml.formats.numbers import parse_count
 from cxml.formats.raw import RawDataset, RawSplit
 from cxml.formats.reader import SPLITS, Problem, RawChunk, Reader
 from cxml.formats.sources import no_texts, open_source, read_source, require_texts, source_facts
-from cxml.formats.table_columns import guess_columns, recurring_separator
+from cxml.formats.table_columns import guess_columns, only_other, recurring_separator
 from cxml.formats.text_columns import NoTextError, split_columns, text_of
 from cxml.formats.texts import STDIN, TextChunk, TextSource, read_texts
 from cxml.formats.titled import TitledReader
 
 __all__ = [
-    "SPLITS", "STDIN", "Block", "Cleaner", "NoTextError", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader",
-    "TextChunk", "TextSource", "TitledReader", "find_labels_file", "guess_columns", "is_list", "no_texts",
-    "open_source", "parse_count", "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts",
-    "recurring_separator", "require_texts", "source_facts", "split_columns", "split_names", "text_of",
+    "SPLITS", "STDIN", "Block", "Cleaner", "LabelColumns", "NoLabelsError", "NoTextError", "Problem", "RawChunk",
+    "RawDataset", "RawSplit", "Reader", "TextChunk", "TextSource", "TitledReader", "find_labels_file", "flag_columns",
+    "guess_columns", "is_list", "no_texts", "numbered_columns", "only_other", "open_source", "parse_count",
+    "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts", "recurring_separator", "require_texts",
+    "source_facts", "split_columns", "split_names", "text_of",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from cxml.config import SourceConfig
 from cxml.formats.files import find_splits, require_file
+from cxml.formats.label_columns import LabelColumns
 from cxml.formats.label_text import NoLabelsError, parse_labels
 from cxml.formats.parquet_rows import read_parquet
 from cxml.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, show
@@ -29,6 +30,7 @@ class ColumnReader(RecordReader):
         source: SourceConfig,
         files: dict[str, list[str]] | None = None,
         columns: Sequence[str] | None = None,
+        label_columns: LabelColumns | None = None,
     ) -> None:
         """Find the columns to read.
 
@@ -36,18 +38,20 @@ class ColumnReader(RecordReader):
             source: the raw data.
             files: files of each split; None: files named after a split.
             columns: all columns of the first train file; None: read from it if they are needed.
+            label_columns: the columns of labels; None: as `source` names them.
         """
         files = files or find_splits(source.path, self.suffix)
         names_file = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
         super().__init__(source.path, files, names_file, source.separator)
         self._source = source
-        is_plain = source.text_column == source.text_column.strip() and JOIN not in source.text_column
-        if columns is None and not is_plain:
+        if columns is None and not (_is_plain(source.text_column) and _is_plain(source.labels_column)):
             first = files["train"][0]
             columns = column_names(first, form_of(first), _MEND)
         self._text_columns = split_columns(source.text_column, columns or ())
         self._columns = dict.fromkeys(self._text_columns, "data.source.text_column")
-        self._columns[source.labels_column] = "data.source.labels_column"
+        self._label_columns = label_columns or columns_of_labels(source, columns or ())
+        of_labels = self._label_columns.names if self._label_columns else (source.labels_column,)
+        self._columns |= dict.fromkeys(of_labels, "data.source.labels_column")
         if source.id_column:
             self._columns[source.id_column] = "data.source.id_column"
 
@@ -61,9 +65,14 @@ class ColumnReader(RecordReader):
             text = text_of(row, self._text_columns)
         except NoTextError as error:
             return self._broken(url, line, str(error), *self._absent(row, self._text_columns[-1]))
+        cell = row.get(source.labels_column)
         try:
-            labels = parse_labels(row.get(source.labels_column), source.separator, are_ids=source.label_ids)
+            if self._label_columns is not None:
+                cell = self._label_columns.labels_of(row)
+            labels = parse_labels(cell, source.separator, are_ids=source.label_ids)
         except NoLabelsError as error:
+            if self._label_columns is not None:
+                return self._broken(url, line, f"the columns of labels hold {error.what}", error.detail, error.remedy)
             absent = self._absent(row, source.labels_column) or (error.detail, error.remedy)
             return self._broken(url, line, f"{source.labels_column!r} holds {error.what}", *absent)
         key = row.get(source.id_column) if source.id_column else None
@@ -79,6 +88,17 @@ class ColumnReader(RecordReader):
 
     def _broken(self, url: str, line: int, what: str, detail: str = "", remedy: str = _MEND) -> Record:
         return Record(url, line, problem=Problem(url, line, what, f"{remedy} {LEAVE_OUT}", detail))
+
+
+def columns_of_labels(source: SourceConfig, columns: Sequence[str]) -> LabelColumns | None:
+    """The columns that `labels_column` joins, each with one label in a cell; None for a single column."""
+    names = split_columns(source.labels_column, columns)
+    return LabelColumns(names, are_flags=False) if len(names) > 1 else None
+
+
+def _is_plain(column: str) -> bool:
+    """Whether a setting is surely the name of one column."""
+    return column == column.strip() and JOIN not in column
 
 
 class JsonlReader(ColumnReader):

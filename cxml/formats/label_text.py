@@ -25,6 +25,7 @@ _LIST_AS_TEXT = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _BRACKETS = ("[]", "{}")
+_TAGS, _TAG = re.compile(r"(?:<[^<>]+>){2,}"), re.compile(r"<([^<>]+)>")
 _IN_PARENTHESES = re.compile(r"\([^()]*\)")
 _ID = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)  # fits 64 bits
 _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
@@ -80,7 +81,7 @@ def parse_id(label: object) -> int:
 
 def _split(cell: str, separator: str | None) -> list[Any]:
     may_be_tuple = _IN_PARENTHESES.fullmatch(cell) and (separator or " ") in cell
-    if cell[:1] + cell[-1:] in _BRACKETS or may_be_tuple:
+    if cell[:1] + cell[-1:] in _BRACKETS or may_be_tuple or _TAGS.fullmatch(cell):
         labels = parse_list(cell)
         if labels is not None:
             return labels
@@ -101,10 +102,13 @@ def is_list(cell: str) -> bool:
 
 
 def parse_list(cell: str) -> list[Any] | None:
-    """The items of a JSON list, or of a list, tuple or set of strings and numbers in Python's notation.
+    """The items of a JSON list, of a list, tuple or set in Python's notation, of a NumPy array, or of tags `<a><b>`.
 
-    pandas writes such lists into CSV files. Returns None for strings in another notation.
+    Lists and tuples contain strings and numbers, and arrays strings, as pandas writes them into CSV files. Stack
+    Exchange writes tags. Returns None for strings in another notation.
     """
+    if _TAGS.fullmatch(cell):
+        return _TAG.findall(cell)
     try:
         labels = _json_list(cell)
         labels = _python_list(cell) if labels is None else labels
@@ -125,7 +129,10 @@ def _json_list(cell: str) -> list[Any] | None:
 
 def _python_list(cell: str) -> list[Any] | None:
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(cell).readline) if token.type != tokenize.NL]
-    items, between = tokens[1:-3:2], tokens[2:-3:2]  # without brackets, and without the two tokens that end a line
+    inner = tokens[1:-3]  # without brackets, and without the two tokens that end a line
+    if cell.startswith("[") and inner and all(token.type == tokenize.STRING for token in inner):
+        return [ast.literal_eval(token.string) for token in inner]  # NumPy writes no commas
+    items, between = inner[::2], inner[1::2]
     if any(token.type not in (tokenize.STRING, tokenize.NUMBER) for token in items):
         return None
     if any(token.string != "," for token in between):  # Python would join strings without a comma between them

@@ -7,7 +7,7 @@ import posixpath
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -98,14 +98,18 @@ class RecordReader(ABC):
     def chunks(self, split: str) -> Iterator[RawChunk]:
         """The rows of all files of a split, with labels as ids."""
         for url in self._files[split]:
-            pending: list[Record] = []
-            for record in self.records(url):
-                pending.append(record)
-                if len(pending) == CHUNK_ROWS:
-                    yield self._chunk(pending)
-                    pending = []
-            if pending:
+            yield from self._chunks_of(self.records(url))
+
+    def _chunks_of(self, records: Iterable[Record]) -> Iterator[RawChunk]:
+        """The rows of a file, or some of them."""
+        pending: list[Record] = []
+        for record in records:
+            pending.append(record)
+            if len(pending) == CHUNK_ROWS:
                 yield self._chunk(pending)
+                pending = []
+        if pending:
+            yield self._chunk(pending)
 
     def _chunk(self, records: list[Record]) -> RawChunk:
         lines = np.array([record.line for record in records], np.int64)

@@ -12,7 +12,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,16 @@ from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
 from cxml.formats.files import VALIDATION_NAMES, without_compression
+from cxml.formats.label_columns import LabelColumns, flag_columns, numbered_columns
 from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
-from cxml.formats.table_columns import find_separator, guess_columns, unread_texts, warn_of_repeated_texts
+from cxml.formats.split_column import SplitColumn, find_split_column
+from cxml.formats.table_columns import (
+    find_separator,
+    guess_columns,
+    only_other,
+    unread_texts,
+    warn_of_repeated_texts,
+)
 from cxml.formats.table_rows import FORMS, Row, column_names, form_of, table_rows
 from cxml.formats.text_columns import JOIN, split_columns
 from cxml.urls import path_of
@@ -48,16 +56,21 @@ class TableReader(ColumnReader):
             DataError: the path has no table, or the columns of texts and labels are ambiguous.
         """
         files, self._are_inside = _files_by_split(source)
-        self._is_cut = not files["test"]
         first = files["train"][0]
         given = source.text_column
         names = column_names(first, form_of(first), _MEND)
-        source = _with_columns(source, first, names)
+        has_files = len(files) > 2 or bool(files["test"])  # else the train files are all there is
+        self._splits = None if has_files else _splits_in_a_column(source, files["train"], names)
+        self._is_cut = not files["test"] and self._splits is None
+        source, of_labels = _with_columns(source, first, names)
         self._has_title = source.text_column != given and JOIN in source.text_column
-        separator, self._is_preferred = _find_separator(source, first, names)
-        super().__init__(dataclasses.replace(source, label_separator=separator), files, names)
+        separator, self._is_preferred = _find_separator(source, first, names, of_labels)
+        super().__init__(dataclasses.replace(source, label_separator=separator), files, names, of_labels)
+        if self._splits is not None:
+            self._columns[self._splits.column] = "data.source.path"
         if files["train"] != [source.path]:
-            self._columns[source.labels_column] += ", or move files of texts without labels to another folder"
+            for name in of_labels.names if of_labels else (source.labels_column,):
+                self._columns[name] += ", or move files of texts without labels to another folder"
         else:
             self._folder = posixpath.dirname(source.path)
 
@@ -70,14 +83,25 @@ class TableReader(ColumnReader):
         splits = {"splits": [len(urls) for urls in self._files.values()]} if self._are_inside else {}
         separator = {"label_separator": self._source.separator} if self._is_preferred else {}
         title = {"text_column": self._source.text_column} if self._has_title else {}
-        return super().facts() | splits | separator | title
+        column = {"split_column": self._splits.column} if self._splits else {}
+        return super().facts() | splits | separator | title | column
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """See `Reader.splits`."""
+        return super().splits if self._splits is None else self._splits.splits
 
     def records(self, url: str) -> Iterator[Any]:
         """The rows of one file."""
         yield from self._records(url, _rows(url, self._source, self._columns))
 
     def chunks(self, split: str) -> Iterator[RawChunk]:
-        """The rows of a split; if no file is named test, a part of the rows of all files."""
+        """The rows of a split; if neither a file nor a row is named test, a part of the rows of all files."""
+        if self._splits is not None:
+            for url in self._files["train"]:
+                rows = self._splits.select(_rows(url, self._source, self._columns), split)
+                yield from self._chunks_of(self._records(url, rows))
+            return
         if not self._is_cut or split == VALIDATION:
             yield from super().chunks(split)
             return
@@ -228,31 +252,85 @@ def _split_of(name: str, pattern: re.Pattern[str]) -> str:
     return found if found in ("train", "test", "") else VALIDATION
 
 
-def _with_columns(source: SourceConfig, url: str, names: Sequence[str]) -> SourceConfig:
-    """The source with the columns of texts and labels in the table `url`, which has the columns `names`."""
+def _with_columns(source: SourceConfig, url: str, names: Sequence[str]) -> tuple[SourceConfig, LabelColumns | None]:
+    """The source with the columns of texts and labels in the table `url`, which has the columns `names`.
+
+    The second value has the columns of labels if they are several.
+    """
     columns = [name for name in names if name not in ("", source.id_column)]
     text, labels = guess_columns(columns, source.text_column, source.labels_column)
+    of_labels = None
+    if labels is None:
+        of_labels = _several_columns(source, url, columns)
+    elif len(split_columns(labels, columns)) > 1:
+        of_labels = _named_columns(source, url, split_columns(labels, columns))
+    if of_labels is not None:
+        labels = JOIN.join(of_labels.names)
+        text = text or only_other(columns, of_labels.names)
     for value, field in ((text, "text_column"), (labels, "labels_column")):
         if value is None:
             kind = field.split("_")[0]
             problem = f"has the columns {', '.join(map(repr, columns))[:500]}; the column of the {kind} is ambiguous"
-            several = ", or several to join, such as title+abstract" if value is text else ""
-            raise DataError(url, problem, f"Set data.source.{field}{several}. The first row must name the columns.")
+            several = "title+abstract" if value is text else "category+subcategory"
+            remedy = (
+                f"Set data.source.{field}, or several to join, such as {several}. The first row must name the columns."
+            )
+            raise DataError(url, problem, remedy)
     assert text is not None
     assert labels is not None
     unread = unread_texts(columns, text)
     if unread or (text, labels) != (source.text_column, source.labels_column):
         others = f"; not used: {', '.join(map(repr, unread))}" if unread else ""
-        log_once(f"{url}: texts are in the column {text!r}, labels in {labels!r}{others}")
-    return dataclasses.replace(source, text_column=text, labels_column=labels)
+        flags = " (0 or 1 for each label)" if of_labels and of_labels.are_flags else ""
+        log_once(f"{url}: texts are in the column {text!r}, labels in {labels!r}{flags}{others}")
+    chosen = dataclasses.replace(source, text_column=text)
+    return (chosen if of_labels else dataclasses.replace(chosen, labels_column=labels)), of_labels
 
 
-def _find_separator(source: SourceConfig, url: str, names: Sequence[str]) -> tuple[str, bool]:
+def _splits_in_a_column(source: SourceConfig, urls: Sequence[str], names: Sequence[str]) -> SplitColumn | None:
+    """The column with the split of each row of the tables; None if there is none."""
+
+    def read(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        return chain.from_iterable(_good_rows(url, source, columns) for url in urls)
+
+    used = (source.labels_column, source.id_column, *split_columns(source.text_column, names))
+    found = find_split_column(urls[0], [name for name in names if name not in used and names.count(name) == 1], read)
+    if found is not None:
+        log_once(f"{urls[0]}: the column {found.column!r} names the split of each row: {', '.join(found.splits)}")
+    return found
+
+
+def _several_columns(source: SourceConfig, url: str, columns: Sequence[str]) -> LabelColumns | None:
+    """The columns of labels in a table without one column of them, if they are numbered, or contain only 0 and 1."""
+    columns = [name for name in columns if columns.count(name) == 1]
+    numbered = numbered_columns(columns)
+    if numbered:
+        return _named_columns(source, url, numbered)
+    flags = flag_columns(columns, _first_rows(url, source, columns))
+    return LabelColumns(flags, are_flags=True) if flags else None
+
+
+def _named_columns(source: SourceConfig, url: str, names: tuple[str, ...]) -> LabelColumns:
+    return LabelColumns(names, are_flags=flag_columns(names, _first_rows(url, source, names)) == names)
+
+
+def _first_rows(url: str, source: SourceConfig, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    return islice(_good_rows(url, source, columns), _FIRST_ROWS)
+
+
+def _good_rows(url: str, source: SourceConfig, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    rows = _rows(url, source, dict.fromkeys(columns, "data.source.labels_column"))
+    return (row for _, row in rows if not isinstance(row, Problem))
+
+
+def _find_separator(
+    source: SourceConfig, url: str, names: Sequence[str], of_labels: LabelColumns | None
+) -> tuple[str, bool]:
     """`find_separator` for the first rows of the table `url`, if the config leaves the separator open or is a comma.
 
-    Warns if texts are repeated in these rows.
+    Labels in several columns have none. Warns if texts are repeated in these rows.
     """
-    if source.label_separator not in ("auto", ",") or source.label_ids:
+    if source.label_separator not in ("auto", ",") or source.label_ids or of_labels:
         return source.separator, False
     texts = split_columns(source.text_column, names)
     columns = {source.labels_column: "data.source.labels_column", **dict.fromkeys(texts, "data.source.text_column")}

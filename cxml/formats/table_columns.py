@@ -12,7 +12,10 @@ from cxml.formats.label_text import SEPARATORS, is_list
 from cxml.formats.text_columns import JOIN, split_columns
 
 _LONG_TEXTS = ("content", "body", "document", "sentence", "abstract", "description")
-_OTHER_TEXTS = ("article", "full_text", "fulltext", "passage", "paragraph", "review", "comment", "message", "post")
+_OTHER_TEXTS = (
+    *("article", "full_text", "fulltext", "passage", "paragraph", "review", "comment", "message", "post"),
+    *("tweet", "comment_text", "review_text", "utterance", "overview", "synopsis", "plot"),
+)
 _SHORT_TEXTS = ("title", "headline", "name", "summary", "question")
 _TEXTS = (("text", *_LONG_TEXTS), _OTHER_TEXTS, _SHORT_TEXTS)
 """Usual names of texts. Where a table has several, those of the first tuple count."""
@@ -21,7 +24,7 @@ _TITLE_OF = dict.fromkeys(("title", "headline"), (*_LONG_TEXTS, *_OTHER_TEXTS)) 
 _LABELS = (
     ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes"),
     ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target"),
-    ("keyword", "subject", "code", "terms", "descriptors", "annotations", "concepts", "mesh_terms"),
+    ("keyword", "subject", "code", "terms", "descriptors", "annotations", "concepts", "mesh_terms", "hashtags"),
 )
 _KEYS = ("id", "index", "key", "uid", "uuid", "unnamed:_0")
 """Usual names of keys, which are never the other column of a table of two."""
@@ -51,6 +54,12 @@ def guess_columns(
         if other is not None and _plain(other) not in _KEYS:
             return texts or other, found or other
     return texts, found
+
+
+def only_other(columns: Sequence[str], labels: Collection[str]) -> str | None:
+    """The only column of a table that is neither one of labels nor a key; None if there are others."""
+    others = [name for name in columns if name not in labels and _plain(name) not in _KEYS]
+    return others[0] if len(others) == 1 else None
 
 
 def _text_column(columns: Sequence[str], text: str) -> str | None:

@@ -494,7 +494,7 @@ def test_commas_in_names_of_single_labels_are_told(tmp_path, caplog):
     ("rows.csv", "text,labels\n", "has no rows"), ("rows.csv", "text,labels\na,\n", "no row has a label"),
     ("rows.json", '{\n"data": []}', "Write one list of objects, or an object per line"),
     ("rows.csv.zip", "PK", "Unpack archives"), ("rows.xlsx", "PK", "save sheets as CSV"),
-    ("rows.csv", "text,tags\na,<x><y>\n", "a list in an unknown notation"),
+    ("rows.csv", "text,tags\na,set()\n", "a list in an unknown notation"),
 ])  # fmt: skip
 def test_files_that_are_no_tables_are_refused_with_the_remedy(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
@@ -514,6 +514,108 @@ def test_files_that_are_not_read_are_told(tmp_path, caplog):
         write_csv(tmp_path / name)
     read_source(source(tmp_path))
     assert "not read, because their names have no split as other names do: holdout.csv" in caplog.text
+
+
+def labels_by_text(raw):
+    return {text: labels for split in pairs(raw).values() for text, labels in split.items()}
+
+
+FLAGS = {"0 and 1": (0, 1), "floats": (0.0, 1.0), "booleans": (False, True), "strings": ("0", "1")}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("notation", FLAGS)
+def test_columns_of_0_and_1_are_labels_with_their_names(tmp_path, caplog, suffix, notation):
+    names, (no, yes) = ["C++", "toxic", "x, y"], FLAGS[notation]
+    expected = {f"text {i}": [name for j, name in enumerate(names) if (i + 1) >> j & 1] for i in range(20)}
+    expected = {text: labels or ["toxic"] for text, labels in expected.items()}
+    rows = [
+        {"id": i, "essay": text, **{name: yes if name in labels else no for name in names}, "rare": no}
+        for i, (text, labels) in enumerate(expected.items())
+    ]
+    write_records(tmp_path / f"rows{suffix}", rows)
+    with caplog.at_level("INFO"):
+        assert labels_by_text(read_source(source(tmp_path / f"rows{suffix}"))) == expected
+    assert "in the column 'essay', labels in 'C+++toxic+x, y+rare' (0 or 1 for each label)" in caplog.text
+
+
+def test_flags_of_the_notation_that_fewer_columns_have_are_not_labels(tmp_path):
+    rows = [{"text": f"t{i}", "is_long": i % 3 == 0, "a": i % 2, "b": 1 - i % 2} for i in range(20)]
+    write_records(tmp_path / "rows.jsonl", rows)
+    assert read_source(source(tmp_path / "rows.jsonl")).label_names == ["a", "b"]
+
+
+def test_a_row_without_a_flag_and_a_cell_that_is_none_are_named_by_their_line(tmp_path):
+    rows = [{"text": f"t{i}", "a": i % 2, "b": 1 - i % 2} for i in range(20)]
+    write_records(tmp_path / "train.csv", rows)
+    for row, words in (
+        ({"text": "x", "a": 1, "b": "?"}, r"the columns of labels hold neither 0 nor 1 in 'b': '\?'"),
+        ({"text": "y", "a": 0, "b": 0}, "this row has no label"),
+    ):
+        write_records(tmp_path / "test.csv", [rows[0], row])
+        with pytest.raises(DataError, match=rf"test\.csv, line 3: {words}"):
+            read_source(source(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("names", [("label1", "label2", "label3"), ("Cat_1", "Cat_2", "Cat_3"), ("l1", "l2", "l3")])
+def test_numbered_columns_have_a_label_in_each_cell(tmp_path, suffix, names):
+    cells = [("Health, Home", f"n{i % 4}", "" if i % 2 else f"n{i % 3}") for i in range(20)]
+    rows = [{"text": f"t{i}", **dict(zip(names, row, strict=True))} for i, row in enumerate(cells)]
+    write_records(tmp_path / f"rows{suffix}", rows)
+    expected = {f"t{i}": sorted(set(filter(None, row))) for i, row in enumerate(cells)}
+    assert labels_by_text(read_source(source(tmp_path / f"rows{suffix}"))) == expected
+
+
+@pytest.mark.parametrize("kind", ["table", "csv"])
+def test_columns_of_labels_that_are_named_are_joined(tmp_path, kind):
+    rows = [{"text": f"t{i}", "kind": "a|b", "group": f"n{i % 3}", "other": "x"} for i in range(20)]
+    for name in ("train", "test"):
+        write_records(tmp_path / f"{name}.csv", rows)
+    given = dataclasses.replace(source(tmp_path, labels_column="kind + group"), kind=kind)
+    assert read_source(given).label_names == ["a|b", "n0", "n1", "n2"]
+    flags = [{**row, "kind": i % 2, "group": 1} for i, row in enumerate(rows)]
+    for name in ("train", "test"):
+        write_records(tmp_path / f"{name}.csv", flags)
+    if kind == "table":
+        assert read_source(given).label_names == ["group", "kind"]
+    else:
+        with pytest.raises(DataError, match=r"only 0 and 1.*kind table"):
+            read_source(given)
+
+
+SPLITS = ["train", "Training", "test", "val", "dev", " train "]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["split", "Set"])
+def test_a_column_of_splits_splits_the_rows_in_any_order(tmp_path, caplog, suffix, column):
+    splits = sorted(SPLITS[i % 6] for i in range(60))
+    rows = [{"text": f"t{i}", "labels": f"n{i % 3}", column: split} for i, split in enumerate(splits)]
+    write_records(tmp_path / f"rows{suffix}", rows)
+    with caplog.at_level("INFO"):
+        raw = read_source(source(tmp_path / f"rows{suffix}"))
+    groups = {"train": [*SPLITS[::5], SPLITS[1]], "test": ["test"], "validation": ["val", "dev"]}
+    assert {name: split.texts for name, split in raw.splits.items()} == {
+        name: [row["text"] for row in rows if row[column] in own] for name, own in groups.items()
+    }
+    assert f"the column '{column}' names the split of each row: train, test, validation" in caplog.text
+
+
+@pytest.mark.parametrize(("last", "is_told"), [("train", False), ("", True), ("fold 2", True)])
+def test_a_column_that_names_splits_in_some_rows_only_is_told_and_not_used(tmp_path, caplog, last, is_told):
+    rows = [{"text": f"t{i}", "labels": f"n{i % 3}", "split": ("train", "test")[i % 2]} for i in range(20)]
+    write_records(tmp_path / "rows.csv", [*rows, {"text": "t20", "labels": "n0", "split": last}])
+    raw = read_source(source(tmp_path / "rows.csv"))
+    assert ("so it is not used" in caplog.text) == is_told
+    assert len(next(split for name, split in raw.splits.items() if name == "test").texts) == (4 if is_told else 10)
+
+
+def test_files_that_are_named_after_splits_count_more_than_a_column_of_splits(tmp_path):
+    rows = [{"text": f"t{i}", "labels": f"n{i % 3}", "split": ("train", "test")[i % 2]} for i in range(20)]
+    for name in ("train", "test"):
+        write_records(tmp_path / f"{name}.csv", rows)
+    assert [len(split.texts) for split in read_source(source(tmp_path)).splits.values()] == [20, 20]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

@@ -92,7 +92,7 @@ def test_blanks_and_empty_places_in_a_string_make_no_names(tmp_path, cell):
 
 LISTS_AS_TEXT = [
     "['a', 'b']", '["a","b"]', "('a', 'b')", "{'a', 'b'}", " ['a', 'b'] ", "['a',\n 'b']", "[u'a', r'b',]",
-    '["a", "\\u0062"]',
+    '["a", "\\u0062"]', "['a' 'b']", "['a'\n 'b']", "<a><b>",
 ]  # fmt: skip
 
 
@@ -116,7 +116,8 @@ def test_numbers_in_a_list_written_as_text_are_names_of_their_digits(tmp_path, k
 
 
 UNKNOWN_LISTS = [
-    "['a' 'b']", "[a, b]", "set()", "frozenset({'a'})", "array(['a', 'b'], dtype=object)", "np.array(['a'])",
+    "('a' 'b')", "['a' 'b', 'c']", "[a, b]", "set()", "frozenset({'a'})", "array(['a', 'b'], dtype=object)",
+    "np.array(['a'])",
     "Index(['a'], dtype='object')", "['a', 'b', 'c", "[np.str_('a')]", '{"a": 1}', "[['a'], ['b']]", "['a' ... 'b']",
     "dict_keys(['a'])", "['a', 'b'] + ['c']", "['a',, 'b']", '["\\ud83d"]', "[f'a']",
 ]  # fmt: skip
@@ -133,14 +134,14 @@ def test_a_list_in_another_notation_is_refused_with_its_line(tmp_path, kind, cel
 
 
 def test_a_list_in_another_notation_is_refused_between_blanks_too(tmp_path):
-    write(tmp_path, "lightxml", ["fine", "['a' 'b']"])
+    write(tmp_path, "lightxml", ["fine", "[a, b]"])
     with pytest.raises(DataError, match=r"train_labels\.txt, line 2: a list in an unknown notation"):
         read(tmp_path, "lightxml")
 
 
 def test_where_every_row_is_refused_the_first_is_named(tmp_path):
-    write(tmp_path, "csv", ["['a' 'b']", "[b]"])
-    with pytest.raises(DataError, match=r"train\.csv, line 2: .*a list in an unknown notation: \"\['a' 'b'\]\""):
+    write(tmp_path, "csv", ["[a, b]", "[b]"])
+    with pytest.raises(DataError, match=r"train\.csv, line 2: .*a list in an unknown notation: '\[a, b\]'"):
         read(tmp_path, "csv")
 
 
