@@ -25,7 +25,7 @@ _LIST_AS_TEXT = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _BRACKETS = ("[]", "{}")
-_TAGS, _TAG = re.compile(r"(?:<[^<>]+>){2,}"), re.compile(r"<([^<>]+)>")
+_TAGS, _TAG = re.compile(r"(?:<[^<>]+>)+"), re.compile(r"<([^<>]+)>")
 _IN_PARENTHESES = re.compile(r"\([^()]*\)")
 _ID = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)  # fits 64 bits
 _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from cxml.console import log_once
 from cxml.data import Ragged
 from cxml.errors import DataError
 from cxml.formats.files import file_facts, find_file
 from cxml.formats.label_text import are_multi_hot, doubts
 from cxml.formats.paired import read_names
 from cxml.formats.reader import CHUNK_ROWS, Problem, RawChunk, show
-
-_log = logging.getLogger(__name__)
 
 NAMES_FILE = "labels.txt"
 _MOST_DIGITS = 4300  # Python's limit for integers
@@ -90,9 +89,9 @@ class RecordReader(ABC):
 
         Logs a warning if collected names look suspicious.
         """
-        names = self._names
+        names, files = self._names, self._source_files()
         for doubt in self._doubts:
-            _log.warning("%s: %s", self._folder, doubt)
+            log_once(f"{files[0] if len(files) == 1 else self._folder}: {doubt}", logging.WARNING)
         return names
 
     def chunks(self, split: str) -> Iterator[RawChunk]:

@@ -110,6 +110,12 @@ def test_any_names_survive_as_a_json_list_and_as_one_of_python(names):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_single_tag_of_stack_exchange_is_the_same_label_as_among_others(tmp_path, kind):
+    write(tmp_path, kind, ["<a>", "<b><a>", "<c++>"])
+    assert read(tmp_path, kind) == [["a"], ["a", "b"], ["c++"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_numbers_in_a_list_written_as_text_are_names_of_their_digits(tmp_path, kind):
     write(tmp_path, kind, ["[389, 12]", "(389, '0389')", "(389)", "['a, b; c']"])
     assert read(tmp_path, kind) == [["12", "389"], ["0389", "389"], ["(389)"], ["a, b; c"]]
