@@ -23,6 +23,7 @@ from cxml.console import counted, log_once
 from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
+from cxml.formats.fasttext import is_fasttext
 from cxml.formats.files import VALIDATION_NAMES, without_compression
 from cxml.formats.label_columns import LabelColumns, flag_columns, numbered_columns
 from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
@@ -42,6 +43,7 @@ _SPLITS = rf"(train|test|{'|'.join(VALIDATION_NAMES)})"
 _SPLIT_FIRST = re.compile(rf"{_SPLITS}(?![a-z])", re.IGNORECASE)
 _SPLIT_INSIDE = re.compile(rf"(?:.*[^a-z])?{_SPLITS}(?:ing)?(?![a-z])", re.IGNORECASE)
 _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # metadata of Hugging Face datasets
+_TEXT_FORMS = (".txt", ".train", ".test", *(f".{name}" for name in VALIDATION_NAMES))  # of fastText
 _FIRST_ROWS = 10_000
 _MEND = f"Correct or remove the row. {LEAVE_OUT}"
 
@@ -190,11 +192,15 @@ def _files_by_split(source: SourceConfig) -> tuple[dict[str, list[str]], bool]:
     """
     path = source.path
     sizes = storage.file_sizes(path)
-    names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]
+    visible = [name for name in sorted(sizes) if not _is_hidden(name or posixpath.basename(path_of(path)))]
+    names = [name for name in visible if form_of(name or path_of(path)) in FORMS]
     names = [name for name in names if not name or not _is_labels_file(storage.join(path, name), source)]
+    names = names or [
+        name for name in visible if _is_text(name) and is_fasttext(storage.join(path, name) if name else path)
+    ]
     names = _without_compressed_copies(names)
     if not names:
-        problem = "does not exist" if not sizes else f"contains no table ({', '.join(FORMS)})"
+        problem = "does not exist" if not sizes else f"contains no table ({', '.join(FORMS)}) and no text of fastText"
         remedy = "Set data.source.path to a table or a folder of tables. Unpack archives, and save sheets as CSV."
         raise DataError(path, problem, remedy)
     splits: dict[str, list[str]] = {"train": [], "test": [], VALIDATION: [], "": []}
@@ -230,10 +236,15 @@ def _is_labels_file(url: str, source: SourceConfig) -> bool:
     return url == source.labels_file or (paths[0] is not None and paths[0] == paths[1])
 
 
-def _is_table(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
+    """Whether a file is not data: its name or a folder above it is hidden, or it is metadata of a dataset."""
     parts = name.split("/")
-    is_hidden = any(part.startswith((".", "_")) and part not in (".", "..") for part in parts)
-    return not is_hidden and parts[-1] not in _NO_TABLES and form_of(name) in FORMS
+    return any(part.startswith((".", "_")) and part not in (".", "..") for part in parts) or parts[-1] in _NO_TABLES
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file can be text of fastText, which a single file can be with any name."""
+    return not name or form_of(name) in _TEXT_FORMS
 
 
 def _splits_of(names: Sequence[str]) -> tuple[list[str], bool]:

@@ -1,4 +1,4 @@
-"""The rows of a table in any common form: CSV, TSV, JSON lines, JSON, Parquet, Arrow streams."""
+"""The rows of a table in any common form: CSV, TSV, JSON lines, JSON, Parquet, Arrow streams, text of fastText."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from cxml.errors import DataError
+from cxml.formats.fasttext import COLUMNS, read_fasttext
 from cxml.formats.features import class_names, read_arrow, stored_schema
 from cxml.formats.files import read_content, without_compression
 from cxml.formats.parquet_rows import read_parquet
@@ -18,6 +19,7 @@ from cxml.formats.rows import CsvRows, read_objects
 _FIRST_OBJECTS = 1000
 _JSON_WANTED = "Write one list of objects, or an object per line."
 FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+_JSON_FORMS = (".jsonl", ".ndjson", ".json")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # another one counts if it does not occur in the first line
 
 Row = Mapping[str, Any] | Problem
@@ -28,7 +30,7 @@ class NoRowsError(DataError):
 
 
 def form_of(url: str) -> str:
-    """The lower-case suffix of a file without its compression; one of `FORMS` for tables."""
+    """The lower-case suffix of a file without its compression; one of `FORMS`, or another one for text of fastText."""
     return posixpath.splitext(without_compression(url))[1].lower()
 
 
@@ -37,7 +39,7 @@ def column_names(url: str, form: str, remedy: str) -> list[str]:
 
     Args:
         url: the file.
-        form: one of `FORMS`.
+        form: see `form_of`.
         remedy: remedy for the problem of a row.
 
     Raises:
@@ -55,6 +57,8 @@ def _column_names(url: str, form: str, remedy: str) -> list[str]:
         return stored_schema(url).names
     if form in DELIMITERS:
         return CsvRows(url, {}, remedy, delimiter=DELIMITERS[form]).header
+    if form not in _JSON_FORMS:
+        return list(COLUMNS)
     rows = [row for _, row in islice(_json_rows(url, form, remedy), _FIRST_OBJECTS)]
     names = dict.fromkeys(name for row in rows if not isinstance(row, Problem) for name in row)
     if rows and not names and isinstance(rows[0], Problem):
@@ -71,7 +75,7 @@ def table_rows(
 
     Args:
         url: the file; `-` is standard input, for CSV, TSV and JSON lines.
-        form: one of `FORMS`.
+        form: see `form_of`.
         columns: columns to read, each with its setting. JSON rows need not have them.
         remedy: remedy for the problem of a row.
         class_column: column whose class numbers become names, if the file has names for them.
@@ -86,6 +90,8 @@ def table_rows(
         names = class_names(stored_schema(url), class_column) if class_column else None
         read = read_parquet if form == ".parquet" else read_arrow
         rows = read(url, columns, CHUNK_ROWS)
+    elif form not in _JSON_FORMS:
+        rows = read_fasttext(url)
     else:
         rows = _json_rows(url, form, remedy)
     for number, row in rows:

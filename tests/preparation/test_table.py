@@ -584,6 +584,43 @@ def test_columns_of_labels_that_are_named_are_joined(tmp_path, kind):
             read_source(given)
 
 
+def write_fasttext(path, rows=ROWS):
+    lines = [" ".join((*(f"__label__{label}" for label in labels), text)) + "\n" for text, labels in rows]
+    path.write_text("".join(lines))
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "cooking.train", "rows.fasttext", "rows"])
+def test_text_of_fasttext_is_a_table(tmp_path, name):
+    write_fasttext(tmp_path / name, [*ROWS, ("an __label__ and an __label__all  here", ["n1"])])
+    expected = {text: sorted(labels) for text, labels in ROWS} | {"an __label__ and an here": ["all", "n1"]}
+    assert labels_by_text(read_source(source(tmp_path / name))) == expected
+
+
+def test_a_folder_without_tables_can_hold_text_of_fasttext(tmp_path):
+    for name in ("cooking.train", "cooking.valid", "cooking.test"):
+        write_fasttext(tmp_path / name)
+    (tmp_path / "README.txt").write_text("About these files.\n")
+    (tmp_path / "about.bin").write_bytes(bytes(range(256)) * 99)
+    assert {name: len(split.texts) for name, split in read_source(source(tmp_path)).splits.items()} == {
+        "train": 40, "test": 40, "validation": 40
+    }  # fmt: skip
+    write_csv(tmp_path / "rows.csv", ROWS[:10])
+    assert len(all_texts(read_source(source(tmp_path)))) == 10
+
+
+def test_a_line_of_fasttext_without_a_label_is_named(tmp_path):
+    write_fasttext(tmp_path / "rows.txt", [*ROWS, ("alone", [])])
+    with pytest.raises(DataError, match=r"rows\.txt, line 41: this row has no label"):
+        read_source(source(tmp_path / "rows.txt"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + bytes(range(256)) * 999, b"a text\nanother\n"])
+def test_other_files_are_no_text_of_fasttext(tmp_path, content):
+    (tmp_path / "rows.xlsx").write_bytes(content)
+    with pytest.raises(DataError, match=r"rows\.xlsx.*no table.*no text of fastText.*save sheets as CSV"):
+        read_source(source(tmp_path / "rows.xlsx"))
+
+
 SPLITS = ["train", "Training", "test", "val", "dev", " train "]
 
 
