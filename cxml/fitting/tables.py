@@ -16,6 +16,7 @@ from cxml.formats import (
     LabelColumns,
     NoLabelsError,
     NoTextError,
+    find_split_column,
     flag_columns,
     guess_columns,
     is_list,
@@ -92,6 +93,13 @@ def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
     for name in (*of_text, labels):
         if names.count(name or "") > 1:
             raise ConfigError("texts", name, "is the name of several columns", "Rename or remove one of them.")
+    unused = [name for name in names if name not in (*of_text, labels) and names.count(name) == 1]
+    splits = find_split_column("texts", unused, lambda some: _rows(table, some))
+    if splits is not None:
+        _log.warning(
+            "The column %r names the split of each row, but all rows are trained on. Pass the rows of train only.",
+            splits.column,
+        )
     parts = {name: table[name] for name in of_text}
     texts = _joined(parts) if len(parts) > 1 else parts[text]
     return texts, table[labels] if of_labels is None else _labels_in(table, of_labels)

@@ -21,6 +21,7 @@ from cxml.formats.numbers import parse_count
 from cxml.formats.raw import RawDataset, RawSplit
 from cxml.formats.reader import SPLITS, Problem, RawChunk, Reader
 from cxml.formats.sources import no_texts, open_source, read_source, require_texts, source_facts
+from cxml.formats.split_column import find_split_column
 from cxml.formats.table_columns import guess_columns, only_other, recurring_separator
 from cxml.formats.text_columns import NoTextError, split_columns, text_of
 from cxml.formats.texts import STDIN, TextChunk, TextSource, read_texts
@@ -28,8 +29,8 @@ from cxml.formats.titled import TitledReader
 
 __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "LabelColumns", "NoLabelsError", "NoTextError", "Problem", "RawChunk",
-    "RawDataset", "RawSplit", "Reader", "TextChunk", "TextSource", "TitledReader", "find_labels_file", "flag_columns",
-    "guess_columns", "is_list", "no_texts", "numbered_columns", "only_other", "open_source", "parse_count",
-    "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts", "recurring_separator", "require_texts",
-    "source_facts", "split_columns", "split_names", "text_of",
+    "RawDataset", "RawSplit", "Reader", "TextChunk", "TextSource", "TitledReader", "find_labels_file",
+    "find_split_column", "flag_columns", "guess_columns", "is_list", "no_texts", "numbered_columns", "only_other",
+    "open_source", "parse_count", "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts",
+    "recurring_separator", "require_texts", "source_facts", "split_columns", "split_names", "text_of",
 ]  # fmt: skip

@@ -123,6 +123,14 @@ def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names
     assert [list(own) for own in names] == expected
 
 
+@pytest.mark.parametrize(
+    ("splits", "is_told"), [(["train", "test"], True), (["train", "train"], False), ([1, 2], False)]
+)
+def test_a_column_of_splits_in_a_table_in_memory_is_told(splits, is_told, caplog):
+    rows_of(pd.DataFrame({"text": ["a", "b"], "labels": ["x", "y"], "split": splits}), None)
+    assert ("all rows are trained on" in caplog.text) == is_told
+
+
 @pytest.mark.parametrize("make", [pd.DataFrame, pa.table])
 @pytest.mark.parametrize("separator", [", ", ";", " | "])
 def test_labels_in_a_string_are_split_in_a_table_in_memory_as_in_a_file(make, separator, caplog):
