@@ -6,6 +6,7 @@ import copy
 import inspect
 import sys
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -55,6 +56,18 @@ def without_recorders(model: PreTrainedModel) -> PreTrainedModel:
     for module in found.modules():
         _remove_recorders(module)
     return found
+
+
+def register_recorders(model: nn.Module) -> None:
+    """Let a model from a pickle record hidden states.
+
+    transformers registers what a class records when a model is constructed, which a pickle omits. In a process without
+    another model of the class, it would return no hidden states.
+    """
+    with torch.device("meta"):
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                type(module)(module.config)
 
 
 def _remove_recorders(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from cxml.data import Part, Windows, length_parts
 from cxml.data.pretrained import load_pretrained, new_transformer
 from cxml.errors import ConfigError
 from cxml.internals.torch import state_with_modules
-from cxml.internals.transformers import takes_wide_mask, without_recorders
+from cxml.internals.transformers import register_recorders, takes_wide_mask, without_recorders
 from cxml.model.compilation import compile_layers
 from cxml.model.cpu_attention import CpuTraining
 
@@ -187,6 +187,10 @@ class TappedEncoder(nn.Module):
         """State for a pickle, also after a prediction."""
         transformer = cast(nn.Module, without_recorders(self.transformer))
         return state_with_modules(self, {"transformer": transformer})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        register_recorders(self.transformer)
 
     def recompute_activations(self) -> None:
         """Recompute activations inside the layers in the backward pass, for about a third more time.

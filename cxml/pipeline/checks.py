@@ -28,6 +28,7 @@ from cxml.data.pretrained import load_pretrained_tokenizer
 from cxml.model import build_encoder, check_features, check_tokens, layers_of, read_encoder_config
 from cxml.parallel import require_even_groups
 from cxml.pipeline.plan import require_packages, require_validation
+from cxml.prediction import encoder_in
 from cxml.preparation import refuse_too_long
 
 _log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def _require_layers(config: Config) -> None:
 
 
 def _require_sound_encoder(config: Config) -> None:
-    """Load the encoder and run it on a few tokens, see `check_features`."""
+    """Load the encoder and run it on a few tokens, see `check_features`; also in int8 if the run predicts in it."""
     model, is_open = config.model, "data.max_length" in config.auto
     tokenizer = load_pretrained_tokenizer(model.encoder, trust_remote_code=model.trust_remote_code)
     check_tokens(model, tokenizer, read_encoder_config(model).vocab_size)
@@ -120,6 +121,8 @@ def _require_sound_encoder(config: Config) -> None:
     encoder = build_encoder(model, max(1, len(model.taps)))
     length = model.window or _PROBED if is_open else config.tokens_at_once
     check_features(model, encoder, length, cast(int, tokenizer.pad_token_id), pools="model.pooling" not in config.auto)
+    if config.evaluate.precision == "int8":
+        encoder_in(encoder, "int8", torch.device("cpu"))
     if config.train.compile:
         layers_of(encoder.transformer, "train.compile", True, "Set it to false.")
     elif config.train.activation_checkpointing:

@@ -30,7 +30,7 @@ def encoder_in(encoder: TappedEncoder, precision: PredictionPrecision, device: t
 
     Raises:
         ConfigError: see `require_precision`.
-        CxmlError: `int8`: torch cannot export this encoder.
+        CxmlError: `int8`: see `int8_model`.
     """
     require_precision("precision", precision, device)
     if precision != "int8":

@@ -28,7 +28,7 @@ def export_encoder(encoder: TappedEncoder, url: str) -> None:
     of every level, [B, D] each, the labels' after the bottleneck. `torch.export.load` reads it.
 
     Raises:
-        CxmlError: torch cannot export this encoder, or the features of the program differ.
+        CxmlError: this encoder cannot be exported, or the features of the program differ.
     """
     encoder = encoder.eval()
     sink = io.BytesIO()
@@ -70,7 +70,7 @@ def encoder_program(encoder: TappedEncoder, module: nn.Module | None = None) -> 
         module: takes the encoder's inputs and returns a list of tensors [B, ...]; None for the encoder itself.
 
     Raises:
-        CxmlError: torch cannot export this encoder.
+        CxmlError: this encoder cannot be exported.
     """
     shape = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     with torch.no_grad(), naming_the_encoder():
@@ -80,12 +80,24 @@ def encoder_program(encoder: TappedEncoder, module: nn.Module | None = None) -> 
 
 @contextmanager
 def naming_the_encoder() -> Iterator[None]:
-    """Within this context, errors of an exporter become a `CxmlError`."""
+    """Within this context, errors of an exporter become a `CxmlError` with the first error as the reason."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError) as error:
-        remedy = "Try a newer version of PyTorch or transformers; an export of the form cxml does not need this."
-        raise CxmlError(f"torch cannot export this encoder ({str(error)[:500]}). {remedy}") from error
+    except (CxmlError, OSError):  # of files, or of a context inside this one
+        raise
+    except Exception as error:  # the code of encoders, exporters and onnxruntime raises any kind of error
+        remedy = (
+            "Predict in another precision than int8, export in the form cxml, or try a newer version of PyTorch or "
+            "transformers."
+        )
+        raise CxmlError(f"this encoder cannot be exported ({_reason(error)}). {remedy}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that caused the others; torch adds advice for its own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def random_inputs(encoder: TappedEncoder, num_texts: int, length: int) -> tuple[Tensor, Tensor]:

@@ -1,28 +1,20 @@
-"""A transformer in int8, computed by onnxruntime on a CPU.
-
-TappedEncoder -> torch.export -> torch.onnx -> weights of the linear layers in int8 -> onnxruntime session
-"""
+"""A transformer in int8, computed by onnxruntime on a CPU: `cxml.prediction.int8_conversion` makes its model."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cxml.accelerators import sums_int8_exactly
 from cxml.internals.torch import with_modules
 from cxml.model import TappedEncoder
-from cxml.prediction.encoder_program import encoder_program
-from cxml.prediction.onnx_encoder import INPUTS, begin_model, save_model
+from cxml.prediction.int8_conversion import int8_model, tapped_layers
+from cxml.prediction.onnx_encoder import INPUTS
 
 _MOST_SCORES = 16_777_216  # attention scores at once, 4 bytes each
 _log = logging.getLogger(__name__)
@@ -38,7 +30,7 @@ def with_int8_transformer(encoder: TappedEncoder) -> TappedEncoder:
         encoder: in float32, on the CPU. The copy shares its projections.
 
     Raises:
-        CxmlError: torch cannot export this encoder.
+        CxmlError: see `int8_model`.
     """
     _log.info("Converting the encoder to int8")
     transformer = cast(PreTrainedModel, Int8Transformer(encoder.eval()))
@@ -65,8 +57,8 @@ class Int8Transformer(nn.Module):
     def __init__(self, encoder: TappedEncoder) -> None:
         super().__init__()
         self.config = encoder.transformer.config
-        self._layers = sorted({layer for tap in encoder.taps for layer in tap})
-        self._model = _quantised(_TappedStates(encoder.transformer, self._layers), encoder)
+        self._layers = tapped_layers(encoder)
+        self._model = int8_model(encoder)
         self._open()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: bool) -> _States:
@@ -96,30 +88,3 @@ class Int8Transformer(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._open()
-
-
-class _TappedStates(nn.Module):
-    """A transformer that returns only the hidden states of some layers."""
-
-    def __init__(self, transformer: nn.Module, layers: list[int]) -> None:
-        super().__init__()
-        self.transformer, self.layers = transformer, layers
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-        states = self.transformer(input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
-        return [states[layer] for layer in self.layers]
-
-
-def _quantised(module: _TappedStates, encoder: TappedEncoder) -> bytes:
-    """An ONNX model of the module, with the weights of its linear layers in int8."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        names = [f"states_{layer}" for layer in module.layers]
-        model = begin_model(encoder_program(encoder, module), names, given)
-        add_pre_process_metadata(model)  # torch has optimised the graph; onnxruntime would advise to do it
-        save_model(model, given)
-        quantize_dynamic(
-            given, found, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8,
-            reduce_range=not sums_int8_exactly(),
-        )  # fmt: skip
-        return found.read_bytes()

@@ -7,7 +7,6 @@ TappedEncoder -> torch.export -> torch.onnx -> ONNX model with external weights 
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,12 +42,12 @@ def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
     2 GB are in a separate file with the same name and the suffix `.data`.
 
     Raises:
-        CxmlError: torch cannot export this encoder, or the features of the model differ.
+        CxmlError: this encoder cannot be exported, or the features of the model differ.
     """
     encoder = encoder.eval()
     name = url.rstrip("/").rpartition("/")[2]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
+    with storage.temporary_folder() as folder:
+        path = folder / name
         names = [f"features_{level}" for level in range(len(encoder.taps))]
         save_model(begin_model(encoder_program(encoder), names, path), path)
         check_features(encoder, _as_function(path))
@@ -72,7 +71,8 @@ def begin_model(program: ExportedProgram, names: list[str], path: Path) -> onnx.
     Returns:
         A model without its large weights.
     """
-    with naming_the_encoder(), _quiet():
+    # Without gradients, as in the export of the program: torch selects the kernel of the attention by them.
+    with torch.no_grad(), naming_the_encoder(), _quiet():
         written = torch.onnx.export(
             program, dynamo=True, opset_version=_OPSET, optimize=True, input_names=INPUTS, output_names=names,
             verbose=False,

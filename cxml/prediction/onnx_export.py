@@ -13,7 +13,6 @@ manifest.json     format, sizes and checksums; written last
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,7 +67,7 @@ def write_onnx(url: str, parts: Parts, predict: Callable[[Ragged, int], Predicti
     Raises:
         DataError: `url` contains other files.
         InUseError: another command writes to it.
-        CxmlError: torch cannot export the encoder, or the scores in onnxruntime differ; then `url` is deleted.
+        CxmlError: the encoder cannot be exported, or the scores in onnxruntime differ; then `url` is deleted.
     """
     with locked(url):
         if storage.file_sizes(url) and artefacts.format_of(url, _AGAIN) != _FORMAT:
@@ -91,9 +90,9 @@ def _local_folder(url: str) -> Iterator[Path]:
     if path is not None:
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-        for file in sorted(Path(folder).iterdir()):
+    with storage.temporary_folder() as folder:
+        yield folder
+        for file in sorted(folder.iterdir()):
             storage.write_atomic(storage.join(url, file.name), file.read_bytes())
 
 

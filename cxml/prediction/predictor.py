@@ -113,7 +113,7 @@ class Predictor:
             StaleArtefactError: its tree or tokenizer has changed.
             ConfigError: the label rows cannot be mapped or adjusted, the labels cannot be weighted, the model has no
                 calibration, this machine does not have the device, or int8 needs a package or another device.
-            CxmlError: int8: torch cannot export the encoder.
+            CxmlError: int8: the encoder cannot be exported, or changes too much in int8.
         """
         url = arguments.as_url(url)
         refuse_file(url)

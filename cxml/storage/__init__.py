@@ -15,6 +15,8 @@ import os
 import posixpath
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -237,6 +239,23 @@ def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> Non
     """Delete a folder that is complete only with `last_file`, which goes first, so no reader uses the rest."""
     remove(join(url, last_file))
     remove(url, keep_lock=keep_lock)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """An empty folder on this machine, which is deleted at the end of the context.
+
+    Raises:
+        StorageError: it cannot be created, or the context cannot read or write a file.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except StorageError:
+        raise
+    except OSError as error:
+        remedy = "Free disk space, or set TMPDIR to a folder with more, then run again."
+        raise StorageError(f"temporary files: {error}. {remedy}") from error
 
 
 def write_json(url: str, value: object) -> None:

@@ -8,10 +8,16 @@ import dataclasses
 import json
 import pickle
 import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from support.encoders import save_encoder
 from support.runs import make_encoder
 from torch import nn
 
@@ -19,7 +25,7 @@ from cxml import extras, pipeline
 from cxml.commands import predict
 from cxml.config import ModelConfig
 from cxml.data import Ragged, WindowRule, collate, lengths_to_offsets
-from cxml.errors import ConfigError
+from cxml.errors import ConfigError, CxmlError, StorageError
 from cxml.model import build_encoder
 from cxml.prediction import Predictor, int8_transformer
 from cxml.prediction.encoder_precision import encoder_in, require_precision
@@ -173,3 +179,55 @@ def test_a_missing_package_is_named_before_the_model_is_read(tmp_path, monkeypat
     monkeypatch.setattr(extras, "is_installed", lambda module: module != "onnxscript")
     with pytest.raises(ConfigError, match=r"cxml\[onnx\]"):
         Predictor.from_checkpoint(tmp_path / "nothing", precision="int8")
+
+
+def small_encoder(folder, kind):
+    save_encoder(folder, kind)
+    config = ModelConfig(encoder=str(folder), taps=("1", "2"), dropouts=(0.0, 0.0), pooling="mean")
+    return build_encoder(config, 2).eval()
+
+
+def test_a_conversion_does_not_disturb_predictions_of_other_threads(encoder, in_int8):
+    batch = batch_of([31, 7, 7, 1])
+    exact, rounded = (features_of(each, batch) for each in (encoder, in_int8))
+    with ThreadPoolExecutor(1) as pool:
+        conversion = pool.submit(encoder_in, encoder, "int8", CPU)
+        while not conversion.done():
+            torch.testing.assert_close(features_of(encoder, batch), exact)
+            time.sleep(0.05)
+    torch.testing.assert_close(features_of(conversion.result(), batch), rounded)
+
+
+def test_attention_with_trained_biases_is_converted(tmp_path):
+    encoder = small_encoder(tmp_path / "encoder", "t5")
+    batch = batch_of([31, 7, 7, 1])
+    batch.input_ids.remainder_(64)
+    for expected, found in zip(
+        *(features_of(each, batch) for each in (encoder, encoder_in(encoder, "int8", CPU))), strict=True
+    ):
+        assert relative_error(found, expected) < 0.1
+
+
+def test_an_encoder_that_cannot_be_exported_is_refused_with_reason_and_remedy(tmp_path):
+    with pytest.raises(CxmlError, match=r"Constraints violated.*Predict in another precision"):
+        encoder_in(small_encoder(tmp_path / "encoder", "mamba"), "int8", CPU)
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_written_is_named(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    with pytest.raises(StorageError, match=r"nothing.*TMPDIR"):
+        encoder_in(encoder, "int8", CPU)
+
+
+def test_an_encoder_from_a_pickle_has_the_same_features_in_a_new_process(encoder, tmp_path):
+    batch = batch_of([5, 3])
+    inputs = (batch.input_ids, batch.attention_mask)
+    (tmp_path / "encoder.pickle").write_bytes(pickle.dumps((encoder, inputs)))
+    code = (
+        "import pickle, sys, torch\n"
+        "encoder, inputs = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "torch.save([each.detach() for each in encoder(*inputs)], sys.argv[2])"
+    )
+    files = [str(tmp_path / name) for name in ("encoder.pickle", "features.pt")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True)
+    torch.testing.assert_close(torch.load(files[1]), features_of(encoder, batch))

@@ -10,7 +10,7 @@ from support.small_runs import small_values, write_rows
 from cxml import pipeline
 from cxml.config import config_from_dict
 from cxml.data.pretrained import read_num_positions
-from cxml.errors import ConfigError
+from cxml.errors import ConfigError, CxmlError
 from cxml.pipeline.checks import check_run
 from cxml.settings.gather import encoder_facts, longest_possible
 
@@ -127,6 +127,11 @@ def test_weights_that_a_file_lacks_are_refused_but_an_unused_pooling_head_is_not
 def test_what_a_kind_does_not_support_is_refused(tmp_path, kind, field, value):
     section, name = field.split(".")
     assert refusal(config_of(tmp_path, kind, **{section: {name: value}})).startswith(f"{field} = {value!r}: ")
+
+
+def test_an_encoder_that_cannot_predict_in_int8_is_refused_before_texts_are_prepared(tmp_path):
+    with pytest.raises(CxmlError, match="Predict in another precision than int8"):
+        check_run(config_of(tmp_path, "mamba", evaluate={"precision": "int8"}))
 
 
 @pytest.mark.parametrize(
