@@ -68,7 +68,8 @@ def main() -> int:
     """Convert the encoder in the folder of the first argument. Returns the exit code."""
     folder = Path(sys.argv[1])
     try:
-        _convert(torch.load(folder / _ENCODER, weights_only=False), folder)
+        encoder = torch.load(folder / _ENCODER, weights_only=False)  # a pickle, from the process that started this one
+        _convert(encoder, folder)
     except CxmlError as error:
         (folder / _PROBLEM).write_text(str(error), encoding="utf-8")
         return 2
