@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from cxml.formats import (
     NoLabelsError,
     NoTextError,
     find_split_column,
-    flag_columns,
     guess_columns,
+    guess_label_columns,
     is_list,
-    numbered_columns,
     only_other,
     parse_list,
     recurring_separator,
@@ -83,7 +83,8 @@ def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
     columns = getattr(table, "column_names", None) or getattr(table, "columns", ())
     names = [name for name in columns if isinstance(name, str) and name]
     text, labels = guess_columns(names) if names else (None, None)
-    of_labels = _label_columns(table, names) if labels is None else None
+    read = partial(_rows, table)
+    of_labels = guess_label_columns(names, read) if labels is None else None
     if of_labels is not None:
         text = text or only_other(names, of_labels.names)
     if text is None or (labels is None and of_labels is None):
@@ -94,7 +95,7 @@ def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
         if names.count(name or "") > 1:
             raise ConfigError("texts", name, "is the name of several columns", "Rename or remove one of them.")
     unused = [name for name in names if name not in (*of_text, labels) and names.count(name) == 1]
-    splits = find_split_column("texts", unused, lambda some: _rows(table, some))
+    splits = find_split_column("texts", unused, read)
     if splits is not None:
         _log.warning(
             "The column %r names the split of each row, but all rows are trained on. Pass the rows of train only.",
@@ -103,15 +104,6 @@ def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
     parts = {name: table[name] for name in of_text}
     texts = _joined(parts) if len(parts) > 1 else parts[text]
     return texts, table[labels] if of_labels is None else _labels_in(table, of_labels)
-
-
-def _label_columns(table: Any, names: Sequence[str]) -> LabelColumns | None:  # noqa: ANN401
-    """The columns of labels, if they are numbered or contain only 0 and 1."""
-    names = [name for name in names if names.count(name) == 1]
-    numbered = numbered_columns(names)
-    flags = flag_columns(numbered or names, _rows(table, numbered or names))
-    columns = numbered or flags
-    return LabelColumns(columns, are_flags=flags == columns) if columns else None
 
 
 def _labels_in(table: Any, of_labels: LabelColumns) -> list[list[str]]:  # noqa: ANN401

@@ -13,7 +13,7 @@ Output: `Block`s in bounded memory, or all rows as a `RawDataset` (`read_source`
 
 from cxml.formats.blocks import Block, read_blocks
 from cxml.formats.cleaning import Cleaner
-from cxml.formats.label_columns import LabelColumns, flag_columns, numbered_columns
+from cxml.formats.label_columns import LabelColumns, guess_label_columns
 from cxml.formats.label_text import NoLabelsError, is_list, parse_list, split_names
 from cxml.formats.labels_file import find_labels_file
 from cxml.formats.lines import read_all_lines
@@ -30,7 +30,7 @@ from cxml.formats.titled import TitledReader
 __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "LabelColumns", "NoLabelsError", "NoTextError", "Problem", "RawChunk",
     "RawDataset", "RawSplit", "Reader", "TextChunk", "TextSource", "TitledReader", "find_labels_file",
-    "find_split_column", "flag_columns", "guess_columns", "is_list", "no_texts", "numbered_columns", "only_other",
-    "open_source", "parse_count", "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts",
-    "recurring_separator", "require_texts", "source_facts", "split_columns", "split_names", "text_of",
+    "find_split_column", "guess_columns", "guess_label_columns", "is_list", "no_texts", "only_other", "open_source",
+    "parse_count", "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts", "recurring_separator",
+    "require_texts", "source_facts", "split_columns", "split_names", "text_of",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +52,32 @@ class LabelColumns:
         return flag
 
 
-def numbered_columns(columns: Sequence[str]) -> tuple[str, ...]:
+ReadColumns = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
+"""Reads some columns of the first rows of a table."""
+
+
+def guess_label_columns(columns: Sequence[str], read: ReadColumns) -> LabelColumns | None:
+    """The columns of labels in a table without one column of them, if they are numbered, or contain only 0 and 1."""
+    columns = [name for name in columns if columns.count(name) == 1]
+    numbered = _numbered_columns(columns)
+    if numbered:
+        return joined_columns(numbered, read)
+    flags = _flag_columns(columns, read(columns))
+    return LabelColumns(flags, are_flags=True) if flags else None
+
+
+def joined_columns(names: tuple[str, ...], read: ReadColumns) -> LabelColumns:
+    """Given columns of labels, and whether they contain only 0 and 1."""
+    return LabelColumns(names, are_flags=_flag_columns(names, read(names)) == names)
+
+
+def _numbered_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """Columns such as `label1` and `label2`, or `Cat_1`, `Cat_2` and `Cat_3`; empty for fewer than two."""
     found = tuple(name for name in columns if _NUMBERED.fullmatch(name.strip()))
     return found if len(found) > 1 else ()
 
 
-def flag_columns(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+def _flag_columns(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """The columns whose cells are all 0 or 1, or all false or true, whichever notation more columns have.
 
     Empty for fewer than two, and if no cell is 1 or true.

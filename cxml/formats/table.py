@@ -11,8 +11,8 @@ import logging
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import chain, islice
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
 from cxml.formats.fasttext import is_fasttext
 from cxml.formats.files import VALIDATION_NAMES, without_compression
-from cxml.formats.label_columns import LabelColumns, flag_columns, numbered_columns
+from cxml.formats.label_columns import LabelColumns, guess_label_columns, joined_columns
 from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
 from cxml.formats.split_column import SplitColumn, find_split_column
 from cxml.formats.table_columns import (
@@ -271,10 +271,11 @@ def _with_columns(source: SourceConfig, url: str, names: Sequence[str]) -> tuple
     columns = [name for name in names if name not in ("", source.id_column)]
     text, labels = guess_columns(columns, source.text_column, source.labels_column)
     of_labels = None
+    read = partial(_first_rows, url, source)
     if labels is None:
-        of_labels = _several_columns(source, url, columns)
+        of_labels = guess_label_columns(columns, read)
     elif len(split_columns(labels, columns)) > 1:
-        of_labels = _named_columns(source, url, split_columns(labels, columns))
+        of_labels = joined_columns(split_columns(labels, columns), read)
     if of_labels is not None:
         labels = JOIN.join(of_labels.names)
         text = text or only_other(columns, of_labels.names)
@@ -302,27 +303,15 @@ def _splits_in_a_column(source: SourceConfig, urls: Sequence[str], names: Sequen
     """The column with the split of each row of the tables; None if there is none."""
 
     def read(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        return chain.from_iterable(_good_rows(url, source, columns) for url in urls)
+        for url in urls:
+            has_all = {*columns} <= {*column_names(url, form_of(url), _MEND)}
+            yield from _good_rows(url, source, columns) if has_all else [{}]  # a row without a split
 
     used = (source.labels_column, source.id_column, *split_columns(source.text_column, names))
     found = find_split_column(urls[0], [name for name in names if name not in used and names.count(name) == 1], read)
     if found is not None:
         log_once(f"{urls[0]}: the column {found.column!r} names the split of each row: {', '.join(found.splits)}")
     return found
-
-
-def _several_columns(source: SourceConfig, url: str, columns: Sequence[str]) -> LabelColumns | None:
-    """The columns of labels in a table without one column of them, if they are numbered, or contain only 0 and 1."""
-    columns = [name for name in columns if columns.count(name) == 1]
-    numbered = numbered_columns(columns)
-    if numbered:
-        return _named_columns(source, url, numbered)
-    flags = flag_columns(columns, _first_rows(url, source, columns))
-    return LabelColumns(flags, are_flags=True) if flags else None
-
-
-def _named_columns(source: SourceConfig, url: str, names: tuple[str, ...]) -> LabelColumns:
-    return LabelColumns(names, are_flags=flag_columns(names, _first_rows(url, source, names)) == names)
 
 
 def _first_rows(url: str, source: SourceConfig, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:

@@ -48,8 +48,7 @@ def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
     name = url.rstrip("/").rpartition("/")[2]
     with storage.temporary_folder() as folder:
         path = folder / name
-        names = [f"features_{level}" for level in range(len(encoder.taps))]
-        save_model(begin_model(encoder_program(encoder), names, path), path)
+        save_model(begin_model(encoder_program(encoder), feature_names(encoder), path), path)
         check_features(encoder, _as_function(path))
         data = path.with_name(name + DATA_SUFFIX)
         storage.remove(url)  # an earlier model must not use the new weights
@@ -58,6 +57,11 @@ def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
         else:
             storage.remove(url + DATA_SUFFIX)
         storage.write_atomic(url, path.read_bytes())
+
+
+def feature_names(encoder: TappedEncoder) -> list[str]:
+    """The names of the features of each level among the outputs of a model."""
+    return [f"features_{level}" for level in range(len(encoder.taps))]
 
 
 def begin_model(program: ExportedProgram, names: list[str], path: Path) -> onnx.ModelProto:

@@ -34,7 +34,7 @@ from cxml.prediction.card import model_card
 from cxml.prediction.encoder_program import LabelFeatures, encoder_program
 from cxml.prediction.export import without_paths
 from cxml.prediction.onnx_cascade import add_ranking, scores_all_labels
-from cxml.prediction.onnx_encoder import DATA_SUFFIX, begin_model, open_session, save_model
+from cxml.prediction.onnx_encoder import DATA_SUFFIX, begin_model, feature_names, open_session, save_model
 from cxml.prediction.onnx_graph import Graph
 from cxml.prediction.parts import Parts
 from cxml.prediction.results import Predictions
@@ -111,7 +111,7 @@ def _write_model(path: Path, parts: Parts) -> None:
     encoder = parts.model.encoder.predicting_in(torch.float32)
     model = cast(CascadeXML, parts.model.predicting_with(encoder).eval())
     module = LabelFeatures(encoder) if scores_all_labels(parts) else None
-    features = ["features"] if module else [f"features_{level}" for level in range(len(encoder.taps))]
+    features = ["features"] if module else feature_names(encoder)
     begun = begin_model(encoder_program(encoder, module), features, path)
     del begun.graph.output[:]
     finish_model(begun, features, path, replace(parts, model=model))

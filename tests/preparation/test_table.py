@@ -648,6 +648,14 @@ def test_a_column_that_names_splits_in_some_rows_only_is_told_and_not_used(tmp_p
     assert len(next(split for name, split in raw.splits.items() if name == "test").texts) == (4 if is_told else 10)
 
 
+def test_a_column_of_splits_that_a_file_lacks_is_told_and_not_used(tmp_path, caplog):
+    rows = [{"text": f"t{i}", "labels": f"n{i % 3}", "split": ("train", "test")[i % 2]} for i in range(20)]
+    write_records(tmp_path / "a.csv", rows)
+    write_records(tmp_path / "b.csv", [{"text": f"u{i}", "labels": "n0"} for i in range(20)])
+    assert len(all_texts(read_source(source(tmp_path)))) == 40
+    assert "so it is not used" in caplog.text
+
+
 def test_files_that_are_named_after_splits_count_more_than_a_column_of_splits(tmp_path):
     rows = [{"text": f"t{i}", "labels": f"n{i % 3}", "split": ("train", "test")[i % 2]} for i in range(20)]
     for name in ("train", "test"):
